@@ -1,0 +1,24 @@
+# SPDX-License-Identifier: GPL-2.0
+# shellcheck shell=bash
+# What all scripts here share; a bash script sources it.
+
+top=$(cd "${BASH_SOURCE[0]%/*}/.." && pwd -P)
+me=${0##*/}
+
+say() { printf '%s\n' "$*"; }
+warn() { printf '%s: %s\n' "$me" "$*" >&2; }
+die() { warn "$@"; exit "${die_status:-1}"; }
+
+# need_host COMMAND=PACKAGE...: has what the host lacks installed, or says what a plain user must ask for.
+need_host() {
+	local want=() p log=$top/build/log/host-packages.log
+	for p; do
+		command -v "${p%%=*}" >/dev/null || want+=("${p#*=}")
+	done
+	[ ${#want[@]} -gt 0 ] || return 0
+	[ "$(id -u)" = 0 ] || die "missing on this host, to be installed by root: apt-get install ${want[*]}"
+	say "$me: installing ${want[*]}"
+	mkdir -p "${log%/*}"
+	{ apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "${want[@]}"; } \
+		>"$log" 2>&1 || die "apt-get failed, see $log; again: apt-get install ${want[*]}"
+}
