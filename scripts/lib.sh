@@ -22,3 +22,18 @@ need_host() {
 	{ apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "${want[@]}"; } \
 		>"$log" 2>&1 || die "apt-get failed, see $log; again: apt-get install ${want[*]}"
 }
+
+# lock NAME: waits until no other script holds NAME, and holds it until this one ends.
+lock() {
+	local fd
+	mkdir -p "$top/build/lock"
+	exec {fd}>>"$top/build/lock/$1"
+	flock --nonblock "$fd" || { say "$me: waiting for another script that uses $1" >&2; flock "$fd"; }
+}
+
+# scratch: sets $tmp to a new folder below build/ that goes when this script ends.
+scratch() {
+	mkdir -p "$top/build"
+	tmp=$(mktemp -d "$top/build/tmp.XXXXXX")
+	trap 'rm -rf "$tmp"' EXIT
+}

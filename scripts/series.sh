@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: GPL-2.0
+# shellcheck shell=bash
+# What the scripts that read or write patches/ share: a bash script sources it after lib.sh.
+
+series=6.12
+linux_git=$top/build/linux.git
+# The reader's own git configuration must not change a diff or a commit.
+unset GIT_DIR GIT_WORK_TREE GIT_INDEX_FILE
+lgit() { GIT_CONFIG_GLOBAL=/dev/null GIT_CONFIG_NOSYSTEM=1 git --git-dir="$linux_git" "$@"; }
+
+# need_base: sets $version, the Debian version that BASE_VERSION chooses, and has its source in build/linux.git.
+need_base() {
+	version=$("$top/scripts/kernel-source")
+	base=refs/heads/base-$version
+	tip=refs/heads/series-$version
+}
+
+# series_names TOP: the patches of TOP in their order.
+series_names() { sed '/^#/d;/^[[:space:]]*$/d' "$1/patches/$series/series"; }
+
+# patch_overlays PATCH: the new files it brings, named between its "---" and its diff.
+patch_overlays() { sed -n '/^diff --git /q;s/^Overlay: //p' "$1"; }
+
+# series_overlays TOP: the new files of all patches.
+series_overlays() {
+	local name
+	series_names "$1" | while read -r name; do patch_overlays "$1/patches/$series/$name"; done
+}
+
+# series_check TOP: dies if the files of patches/ do not belong together.
+series_check() {
+	local dir=$1/patches/$series bad path
+	[ -f "$dir/series" ] || die "patches/$series/series is missing"
+	bad=$(series_names "$1" | sort | uniq -d | head -n 1)
+	[ -z "$bad" ] || die "patches/$series/series names $bad twice"
+	bad=$(comm -3 <(series_names "$1" | sort) <(cd "$dir" && printf '%s\n' *.patch | sed '/^\*/d' | sort) | head -n 1)
+	case $bad in
+	'') ;;
+	$'\t'*) die "patches/$series/series does not name ${bad#?}" ;;
+	*) die "patches/$series/$bad is missing" ;;
+	esac
+	bad=$(series_overlays "$1" | sort | uniq -d | head -n 1)
+	[ -z "$bad" ] || die "$bad is the overlay of two patches ($(cd "$dir" && grep -lx "Overlay: $bad" -- *.patch | paste -sd ' '))"
+	while read -r path; do
+		case /$path/ in */../* | */./* | *//*) die "Overlay: $path: not a path below the kernel's top" ;; esac
+		[ -f "$1/$path" ] && [ ! -L "$1/$path" ] ||
+			die "$path, the overlay of $(cd "$dir" && grep -lx "Overlay: $path" -- *.patch), is missing"
+	done < <(series_overlays "$1")
+}
+
+# series_build TOP BASE SCRATCH: commits the series of TOP on BASE and sets $built to the last commit. A commit depends on nothing
+# but its files, so that those already made are found again in a list of what each was made from.
+series_build() {
+	local src=$1 tmp=$3 name patch key path line loaded='' cache=$linux_git/series-cache
+	local -A known=()
+	local -a overlays
+
+	series_check "$src"
+	built=$(lgit rev-parse --verify "$2^{commit}")
+	[ ! -f "$cache" ] || while IFS=$'\t' read -r key line; do known[$key]=$line; done <"$cache"
+	: >"$tmp/overlays"
+	while read -r name; do
+		patch=$src/patches/$series/$name
+		mapfile -t overlays < <(patch_overlays "$patch")
+		key=$({
+			printf '%s\n' "$built"
+			cat "$patch"
+			for path in "${overlays[@]}"; do
+				printf '%s %s\n' "$(file_mode "$src/$path")" "$(git hash-object --no-filters "$src/$path")"
+			done
+		} | git hash-object --stdin)
+		printf '%s\n' "${overlays[@]}" >>"$tmp/overlays"
+		if [ -n "${known[$key]-}" ]; then
+			built=${known[$key]}
+			continue
+		fi
+		if [ -z "$loaded" ]; then
+			GIT_INDEX_FILE=$tmp/index lgit read-tree "$built"
+			loaded=y
+		fi
+		series_commit "$src" "$name" "$tmp" "${overlays[@]}"
+		printf '%s\t%s\n' "$key" "$built" >>"$cache"
+	done < <(series_names "$src")
+}
+
+file_mode() { if [ -x "$1" ]; then echo 100755; else echo 100644; fi; }
+
+# series_commit TOP NAME SCRATCH OVERLAY...: one commit on $built, whose tree is in SCRATCH/index; $built becomes the new commit.
+series_commit() {
+	local src=$1 name=$2 tmp=$3 where=patches/$series/$2 path blob author email date subject
+	shift 3
+	local -x GIT_INDEX_FILE=$tmp/index
+	lgit mailinfo -k --no-scissors --encoding=UTF-8 "$tmp/body" "$tmp/diff" <"$src/$where" >"$tmp/info" || die "$where: not a mail"
+	author=$(sed -n 's/^Author: //p' "$tmp/info")
+	email=$(sed -n 's/^Email: //p' "$tmp/info")
+	date=$(sed -n 's/^Date: //p' "$tmp/info")
+	subject=$(sed -n 's/^Subject: //p' "$tmp/info")
+	[ -n "$author" ] && [ -n "$email" ] && [ -n "$date" ] && [ -n "$subject" ] || die "$where: needs From:, Date: and Subject:"
+	if grep -q '^diff --git ' "$tmp/diff"; then
+		# Nothing but offsets is let pass: git apply knows no fuzz.
+		lgit apply --cached --whitespace=nowarn "$tmp/diff" 2>"$tmp/err" || {
+			warn "$where does not apply:"
+			cat "$tmp/err" >&2
+			die "again: ${again:-scripts/series-apply}"
+		}
+		path=$(lgit apply --numstat "$tmp/diff" | cut -f 3 | grep -Fxf "$tmp/overlays" | head -n 1) || :
+		[ -z "$path" ] || die "$where changes $path, which is an overlay: edit the file itself"
+	elif [ $# = 0 ]; then
+		die "$where: neither a diff nor an Overlay: line"
+	fi
+	for path; do
+		[ -z "$(lgit ls-files -- "$path")" ] || die "$where: Overlay: $path, but the kernel has that already"
+		blob=$(lgit hash-object -w --no-filters "$src/$path")
+		lgit update-index --add --cacheinfo "$(file_mode "$src/$path"),$blob,$path"
+	done
+	# The committer is the author, at the author's date: the same files make the same commit, whoever runs this.
+	built=$({ printf '%s\n\n' "$subject" && cat "$tmp/body"; } | git stripspace |
+		GIT_AUTHOR_NAME=$author GIT_AUTHOR_EMAIL=$email GIT_AUTHOR_DATE=$date \
+			GIT_COMMITTER_NAME=$author GIT_COMMITTER_EMAIL=$email GIT_COMMITTER_DATE=$date \
+			lgit commit-tree -p "$built" "$(lgit write-tree)")
+}
+
+# checkout COMMIT DIRECTORY: has DIRECTORY, a worktree of build/linux.git, hold COMMIT; files that stay the same stay untouched.
+checkout() {
+	local commit
+	commit=$(lgit rev-parse --verify "$1^{commit}")
+	if [ ! -e "$2/.git" ]; then
+		say "$me: unpacking ${2#"$top"/}" >&2
+		mkdir -p "${2%/*}"
+		lgit worktree prune
+		lgit -c checkout.workers=0 worktree add -q --force --detach "$2" "$commit"
+		return
+	fi
+	# A project that was moved takes its worktrees along.
+	git -C "$2" rev-parse -q --verify HEAD >/dev/null 2>&1 || lgit worktree repair "$2" >/dev/null
+	[ -z "$(git -C "$2" status --porcelain)" ] || die "${2#"$top"/} was changed by hand: keep what you want with 'make edit', then remove that folder"
+	[ "$(git -C "$2" rev-parse HEAD)" = "$commit" ] || git -C "$2" checkout -q --detach "$commit"
+}
