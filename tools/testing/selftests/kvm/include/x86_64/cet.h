@@ -1,0 +1,130 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * Helpers for tests of Intel CET: vCPUs with a choice of CET features, guest
+ * functions called from the host, and guest code that gets caught by #CP.
+ */
+#ifndef SELFTEST_KVM_CET_H
+#define SELFTEST_KVM_CET_H
+
+#include "kvm_util.h"
+#include "processor.h"
+
+#define X86_CR4_CET		BIT(23)
+
+/* #CP error codes */
+#define CP_NEAR_RET		1
+#define CP_ENDBRANCH		3
+
+/* Guest IA32_XSS that covers all CET state which XSAVES manages. */
+#define XFEATURE_MASK_CET	(XFEATURE_MASK_CET_USER | \
+				 XFEATURE_MASK_CET_KERNEL)
+
+#define CET_NR_MSRS		7
+extern const uint32_t cet_msrs[CET_NR_MSRS];
+const char *cet_msr_name(uint32_t msr);
+
+/* How many vCPUs of a VM can have cet_call()s. */
+#define CET_MAX_VCPUS		4
+
+/*
+ * One call of a guest function by the host: what the guest function gets, and
+ * where it leaves its results.  cet_guest.S knows the offsets.
+ */
+struct cet_call {
+	void (*fn)(struct cet_call *call);
+	uint64_t arg[2];
+	uint64_t ret;
+	/* The exception that the function ran into, vector 0 is none. */
+	uint64_t vector;
+	uint64_t error_code;
+	/* The stack to which the #CP handler of guest_run() returns. */
+	uint64_t recovery_rsp;
+};
+
+/*
+ * Skip the whole test on a host whose KVM has no CET.  With the environment
+ * variable KVM_CET_FORCE set, run regardless: a harness that runs the tests on
+ * a KVM without CET, too, wants each subtest to say what it misses there.
+ */
+void cet_require(void);
+
+/*
+ * Create a VM with one vCPU whose CPUID has @shstk and @ibt as told, whether
+ * or not KVM supports them, and which is ready for cet_call().
+ */
+struct kvm_vm *vm_create_cet(struct kvm_vcpu **vcpu, bool shstk, bool ibt);
+
+/* The parts of vm_create_cet(), for VMs and vCPUs that the caller created. */
+void vm_init_cet(struct kvm_vm *vm);
+void vcpu_init_cet(struct kvm_vcpu *vcpu, bool shstk, bool ibt);
+
+/*
+ * Run @fn on @vcpu with the given arguments, to its end.  A function which
+ * touches nothing that KVM intercepts costs one VM exit, the one that ends it.
+ * cet_prepare() only queues the call, for callers that do KVM_RUN on their
+ * own; cet_finish() asserts that the function has returned.
+ */
+struct cet_call *cet_call(struct kvm_vcpu *vcpu, void (*fn)(struct cet_call *),
+			  uint64_t arg0, uint64_t arg1);
+struct cet_call *cet_prepare(struct kvm_vcpu *vcpu,
+			     void (*fn)(struct cet_call *),
+			     uint64_t arg0, uint64_t arg1);
+struct cet_call *cet_finish(struct kvm_vcpu *vcpu);
+
+/*
+ * Count the VM exits that a call of @fn costs beyond the one that ends it: the
+ * least of several tries, because each host interrupt adds an exit.
+ */
+uint64_t cet_call_exits(struct kvm_vcpu *vcpu, void (*fn)(struct cet_call *),
+			uint64_t arg0, uint64_t arg1);
+
+/* Guest functions: arg[0] is the MSR or the value for the CR, arg[1] data. */
+void guest_rdmsr(struct cet_call *call);
+void guest_wrmsr(struct cet_call *call);
+void guest_mov_cr0(struct cet_call *call);
+void guest_mov_cr4(struct cet_call *call);
+
+/* Calls of these; they return the vector of the exception, 0 if none. */
+uint8_t cet_rdmsr(struct kvm_vcpu *vcpu, uint32_t msr, uint64_t *val);
+uint8_t cet_wrmsr(struct kvm_vcpu *vcpu, uint32_t msr, uint64_t val);
+uint8_t cet_mov_cr0(struct kvm_vcpu *vcpu, uint64_t val);
+uint8_t cet_mov_cr4(struct kvm_vcpu *vcpu, uint64_t val);
+
+/* #CPs that happened outside of cet_run(), and the last one's error code. */
+extern uint64_t cet_cp_count;
+extern uint64_t cet_cp_error_code;
+
+/* Set CR4.CET by MOV CR4 in the guest, or fail the test. */
+void cet_enable(struct kvm_vcpu *vcpu);
+
+/*
+ * Run @payload in the guest with IA32_S_CET = @s_cet, on a fresh supervisor
+ * shadow stack if that has SHSTK_EN, and back to IA32_S_CET = 0.  In the
+ * result, vector is CP_VECTOR if the payload was stopped by #CP.
+ */
+struct cet_call *cet_run(struct kvm_vcpu *vcpu, void (*payload)(void),
+			 uint64_t s_cet);
+
+/* cet_run()'s part in the guest, and the #CP handler that vm_init_cet() sets. */
+void guest_run(struct cet_call *call);
+void guest_cp_handler(void);
+
+/* Payloads.  ret is 1 if the attack, or the jump, reached its target. */
+void guest_call_return(void);
+void guest_smash_return(void);
+void guest_jump_to_endbr(void);
+void guest_jump_off_endbr(void);
+
+/*
+ * The host's address of the shadow stack's token, which is its highest entry.
+ * The CALLs of a cet_run() are in the entries below it.
+ */
+uint64_t *cet_shadow_stack_hva(struct kvm_vm *vm);
+
+/* KVM_SET_MSRS of one MSR, asserting that KVM accepts or refuses the value. */
+void cet_set_msr(struct kvm_vcpu *vcpu, uint32_t msr, uint64_t val);
+void cet_refuse_msr(struct kvm_vcpu *vcpu, uint32_t msr, uint64_t val);
+/* KVM_GET_MSRS of one MSR, asserting that KVM has it and returns @val. */
+void cet_expect_msr(struct kvm_vcpu *vcpu, uint32_t msr, uint64_t val);
+
+#endif /* SELFTEST_KVM_CET_H */

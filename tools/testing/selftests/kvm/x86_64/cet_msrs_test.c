@@ -1,0 +1,405 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Values of the seven CET MSRs: which ones the host and the guest may write,
+ * and that each MSR holds its own.
+ */
+#include "kvm_test_harness.h"
+#include "cet.h"
+
+#define MAX_VALUES		16
+
+/* Canonical for every CPU, and canonical for none. */
+#define HIGH_CANONICAL		0xffff800000000000ull
+#define NON_CANONICAL		0x7000000000000000ull
+/* Not canonical for a CPU with 48-bit linear addresses. */
+#define NON_CANONICAL_48	0x0000800000000000ull
+
+/* KVM has the shadow stack pointer itself here, for its own use only. */
+#define MSR_KVM_INTERNAL_SSP	0x4b564dff
+
+static bool host_has_la57(void)
+{
+	return this_cpu_has(X86_FEATURE_LA57);
+}
+
+FIXTURE(msr)
+{
+	struct kvm_vcpu *vcpu;
+};
+
+FIXTURE_VARIANT(msr)
+{
+	uint32_t index;
+	bool needs_shstk;
+	/* Zero is legal for every one, and ends the list. */
+	uint64_t legal[MAX_VALUES];
+	uint64_t illegal[MAX_VALUES];
+	/* Illegal, but the CPU does not check, and KVM does not intercept. */
+	uint64_t unchecked[MAX_VALUES];
+};
+
+#define CTL_VALUES							\
+	.legal = {							\
+		CET_SHSTK_EN, CET_SHSTK_EN | CET_WRSS_EN, CET_WRSS_EN,	\
+		CET_ENDBR_EN, CET_LEG_IW_EN, CET_NO_TRACK_EN,		\
+		CET_SUPPRESS_DISABLE, CET_SUPPRESS, CET_WAIT_ENDBR,	\
+		CET_SHSTK_EN | CET_ENDBR_EN | CET_WAIT_ENDBR,		\
+		0x00007fffffffc000, HIGH_CANONICAL | 0x3f,		\
+	},								\
+	.illegal = {							\
+		BIT_ULL(6), BIT_ULL(7), BIT_ULL(8), BIT_ULL(9),		\
+		CET_SUPPRESS | CET_WAIT_ENDBR, NON_CANONICAL,		\
+		NON_CANONICAL | CET_SHSTK_EN,				\
+	},								\
+	.unchecked = { BIT_ULL(12), BIT_ULL(13) }
+
+#define SSP_VALUES							\
+	.needs_shstk = true,						\
+	.legal = {							\
+		4, 8, 0x1000, 0x00007ffffffffffc, HIGH_CANONICAL,	\
+		0xfffffffffffffffc, 0x80000000,	0xfffffffc,		\
+	},								\
+	.illegal = { 1, 2, 3, 0x1001, NON_CANONICAL, NON_CANONICAL + 8 }
+
+#define TAB_VALUES							\
+	.needs_shstk = true,						\
+	.legal = {							\
+		1, 8, 0x1001, 0x00007fffffffffff, HIGH_CANONICAL,	\
+		0xffffffffffffffff,					\
+	},								\
+	.illegal = { NON_CANONICAL, NON_CANONICAL + 1 }
+
+FIXTURE_VARIANT_ADD(msr, u_cet) { .index = MSR_IA32_U_CET, CTL_VALUES };
+FIXTURE_VARIANT_ADD(msr, s_cet) { .index = MSR_IA32_S_CET, CTL_VALUES };
+FIXTURE_VARIANT_ADD(msr, pl0_ssp) { .index = MSR_IA32_PL0_SSP, SSP_VALUES };
+FIXTURE_VARIANT_ADD(msr, pl1_ssp) { .index = MSR_IA32_PL1_SSP, SSP_VALUES };
+FIXTURE_VARIANT_ADD(msr, pl2_ssp) { .index = MSR_IA32_PL2_SSP, SSP_VALUES };
+FIXTURE_VARIANT_ADD(msr, pl3_ssp) { .index = MSR_IA32_PL3_SSP, SSP_VALUES };
+FIXTURE_VARIANT_ADD(msr, int_ssp_tab) {
+	.index = MSR_IA32_INT_SSP_TAB, TAB_VALUES
+};
+
+FIXTURE_SETUP(msr)
+{
+	vm_create_cet(&self->vcpu, true, true);
+}
+
+FIXTURE_TEARDOWN(msr)
+{
+	kvm_vm_free(self->vcpu->vm);
+}
+
+TEST_F(msr, starts_as_zero)
+{
+	cet_expect_msr(self->vcpu, variant->index, 0);
+}
+
+TEST_F(msr, host_set_get)
+{
+	uint64_t val;
+	int i = 0;
+
+	do {
+		val = variant->legal[i++];
+		cet_set_msr(self->vcpu, variant->index, val);
+		cet_expect_msr(self->vcpu, variant->index, val);
+	} while (val);
+}
+
+TEST_F(msr, guest_reads_what_host_set)
+{
+	uint64_t val, read;
+	uint8_t vector;
+	int i = 0;
+
+	do {
+		val = variant->legal[i++];
+		cet_set_msr(self->vcpu, variant->index, val);
+		vector = cet_rdmsr(self->vcpu, variant->index, &read);
+		TEST_ASSERT(!vector, "RDMSR of %s raised vector %u",
+			    cet_msr_name(variant->index), vector);
+		TEST_ASSERT_EQ(read, val);
+	} while (val);
+}
+
+TEST_F(msr, host_gets_what_guest_wrote)
+{
+	uint64_t val;
+	uint8_t vector;
+	int i = 0;
+
+	do {
+		val = variant->legal[i++];
+		vector = cet_wrmsr(self->vcpu, variant->index, val);
+		TEST_ASSERT(!vector, "WRMSR of %s = 0x%lx raised vector %u",
+			    cet_msr_name(variant->index), val, vector);
+		cet_expect_msr(self->vcpu, variant->index, val);
+	} while (val);
+}
+
+static void refuse_all(struct kvm_vcpu *vcpu, uint32_t msr,
+		       const uint64_t *illegal, uint64_t legal)
+{
+	for (; *illegal; illegal++) {
+		cet_refuse_msr(vcpu, msr, *illegal);
+		cet_expect_msr(vcpu, msr, legal);
+	}
+}
+
+TEST_F(msr, host_illegal_values_refused)
+{
+	const uint64_t legal = variant->legal[0];
+
+	cet_set_msr(self->vcpu, variant->index, legal);
+	refuse_all(self->vcpu, variant->index, variant->illegal, legal);
+	refuse_all(self->vcpu, variant->index, variant->unchecked, legal);
+
+	if (!host_has_la57()) {
+		cet_refuse_msr(self->vcpu, variant->index, NON_CANONICAL_48);
+		cet_expect_msr(self->vcpu, variant->index, legal);
+	}
+}
+
+TEST_F(msr, guest_illegal_values_fault)
+{
+	const uint64_t *illegal, legal = variant->legal[0];
+	uint8_t vector;
+
+	cet_set_msr(self->vcpu, variant->index, legal);
+
+	for (illegal = variant->illegal; *illegal; illegal++) {
+		vector = cet_wrmsr(self->vcpu, variant->index, *illegal);
+		TEST_ASSERT(vector == GP_VECTOR,
+			    "WRMSR of %s = 0x%lx raised vector %u",
+			    cet_msr_name(variant->index), *illegal, vector);
+		cet_expect_msr(self->vcpu, variant->index, legal);
+	}
+}
+
+/* A value that no entry of the list has set must be there all the same. */
+TEST_F(msr, other_msrs_untouched)
+{
+	const uint64_t val = variant->legal[1];
+	int i;
+
+	cet_set_msr(self->vcpu, variant->index, val);
+	for (i = 0; i < CET_NR_MSRS; i++)
+		cet_expect_msr(self->vcpu, cet_msrs[i],
+			       cet_msrs[i] == variant->index ? val : 0);
+}
+
+TEST_F(msr, in_index_list)
+{
+	TEST_ASSERT(kvm_msr_is_in_save_restore_list(variant->index),
+		    "%s is not in KVM_GET_MSR_INDEX_LIST",
+		    cet_msr_name(variant->index));
+}
+
+/* The vCPU has no such MSR, but a VMM may save and restore its zero. */
+static void expect_absent(struct kvm_vcpu *vcpu, uint32_t msr, uint64_t legal)
+{
+	uint64_t val;
+
+	cet_set_msr(vcpu, msr, 0);
+	cet_refuse_msr(vcpu, msr, legal);
+	cet_expect_msr(vcpu, msr, 0);
+
+	TEST_ASSERT_EQ(cet_rdmsr(vcpu, msr, &val), GP_VECTOR);
+	TEST_ASSERT_EQ(cet_wrmsr(vcpu, msr, 0), GP_VECTOR);
+	TEST_ASSERT_EQ(cet_wrmsr(vcpu, msr, legal), GP_VECTOR);
+}
+
+TEST_F(msr, absent_without_features)
+{
+	struct kvm_vcpu *vcpu;
+	struct kvm_vm *vm = vm_create_cet(&vcpu, false, false);
+
+	expect_absent(vcpu, variant->index, variant->legal[0]);
+	kvm_vm_free(vm);
+}
+
+TEST_F(msr, absent_before_cpuid)
+{
+	struct kvm_vm *vm = vm_create_barebones();
+	struct kvm_vcpu *vcpu = __vm_vcpu_add(vm, 0);
+
+	cet_set_msr(vcpu, variant->index, 0);
+	cet_refuse_msr(vcpu, variant->index, variant->legal[0]);
+	cet_expect_msr(vcpu, variant->index, 0);
+	kvm_vm_free(vm);
+}
+
+/* Only the bits of the vCPU's own features, guest and host alike. */
+static void expect_ctl_bits(struct kvm_vcpu *vcpu, uint32_t msr,
+			    const uint64_t *legal, uint64_t mask)
+{
+	uint8_t vector;
+	uint64_t val;
+
+	for (; *legal; legal++) {
+		val = *legal;
+		cet_set_msr(vcpu, msr, 0);
+		if (val & ~mask)
+			cet_refuse_msr(vcpu, msr, val);
+		else
+			cet_set_msr(vcpu, msr, val);
+
+		cet_set_msr(vcpu, msr, 0);
+		vector = cet_wrmsr(vcpu, msr, val);
+		TEST_ASSERT(vector == (val & ~mask ? GP_VECTOR : 0),
+			    "WRMSR of %s = 0x%lx raised vector %u",
+			    cet_msr_name(msr), val, vector);
+		cet_expect_msr(vcpu, msr, val & ~mask ? 0 : val);
+	}
+}
+
+#define CTL_SHSTK_BITS	(CET_SHSTK_EN | CET_WRSS_EN)
+#define CTL_IBT_BITS	(~(CTL_SHSTK_BITS | CET_RESERVED))
+
+TEST_F(msr, shstk_only)
+{
+	struct kvm_vcpu *vcpu;
+	struct kvm_vm *vm = vm_create_cet(&vcpu, true, false);
+	uint64_t val = variant->legal[0];
+
+	if (!variant->needs_shstk) {
+		expect_ctl_bits(vcpu, variant->index, variant->legal,
+				CTL_SHSTK_BITS);
+	} else {
+		cet_set_msr(vcpu, variant->index, val);
+		TEST_ASSERT_EQ(cet_rdmsr(vcpu, variant->index, &val), 0);
+		TEST_ASSERT_EQ(val, variant->legal[0]);
+		refuse_all(vcpu, variant->index, variant->illegal, val);
+	}
+	kvm_vm_free(vm);
+}
+
+TEST_F(msr, ibt_only)
+{
+	struct kvm_vcpu *vcpu;
+	struct kvm_vm *vm = vm_create_cet(&vcpu, false, true);
+
+	if (!variant->needs_shstk)
+		expect_ctl_bits(vcpu, variant->index, variant->legal,
+				CTL_IBT_BITS);
+	else
+		expect_absent(vcpu, variant->index, variant->legal[0]);
+	kvm_vm_free(vm);
+}
+
+struct msr_list {
+	struct kvm_msrs header;
+	struct kvm_msr_entry entries[CET_NR_MSRS];
+};
+
+static int set_msrs(struct kvm_vcpu *vcpu, struct msr_list *list)
+{
+	return __vcpu_ioctl(vcpu, KVM_SET_MSRS, &list->header);
+}
+
+static int get_msrs(struct kvm_vcpu *vcpu, struct msr_list *list)
+{
+	return __vcpu_ioctl(vcpu, KVM_GET_MSRS, &list->header);
+}
+
+FIXTURE(msrs)
+{
+	struct kvm_vcpu *vcpu;
+	struct msr_list list;
+};
+
+/* All seven in one list, each with a value of its own. */
+FIXTURE_SETUP(msrs)
+{
+	static const uint64_t values[CET_NR_MSRS] = {
+		CET_SHSTK_EN, CET_ENDBR_EN, 0x1000, 0x2000, 0x3000, 0x4000, 0x5001,
+	};
+	int i;
+
+	vm_create_cet(&self->vcpu, true, true);
+
+	self->list.header.nmsrs = CET_NR_MSRS;
+	for (i = 0; i < CET_NR_MSRS; i++) {
+		self->list.entries[i].index = cet_msrs[i];
+		self->list.entries[i].data = values[i];
+	}
+}
+
+FIXTURE_TEARDOWN(msrs)
+{
+	kvm_vm_free(self->vcpu->vm);
+}
+
+TEST_F(msrs, one_list_sets_and_gets_all)
+{
+	struct msr_list get = self->list;
+	int i, r;
+
+	r = set_msrs(self->vcpu, &self->list);
+	TEST_ASSERT(r == CET_NR_MSRS, "KVM_SET_MSRS refused %s",
+		    cet_msr_name(cet_msrs[r]));
+
+	for (i = 0; i < CET_NR_MSRS; i++)
+		get.entries[i].data = ~0;
+	TEST_ASSERT_EQ(get_msrs(self->vcpu, &get), CET_NR_MSRS);
+	for (i = 0; i < CET_NR_MSRS; i++)
+		TEST_ASSERT_EQ(get.entries[i].data,
+			       self->list.entries[i].data);
+}
+
+TEST_F(msrs, list_stops_at_illegal_value)
+{
+	self->list.entries[4].data = NON_CANONICAL;
+	TEST_ASSERT_EQ(set_msrs(self->vcpu, &self->list), 4);
+	cet_expect_msr(self->vcpu, cet_msrs[3], self->list.entries[3].data);
+	cet_expect_msr(self->vcpu, cet_msrs[4], 0);
+	cet_expect_msr(self->vcpu, cet_msrs[5], 0);
+}
+
+TEST_F(msrs, int_ssp_tab_absent_without_lm)
+{
+	struct kvm_vcpu *vcpu = self->vcpu;
+
+	cet_set_msr(vcpu, MSR_IA32_INT_SSP_TAB, 0);
+	vcpu_clear_cpuid_feature(vcpu, X86_FEATURE_LM);
+	cet_set_msr(vcpu, MSR_IA32_PL0_SSP, 8);
+	cet_set_msr(vcpu, MSR_IA32_INT_SSP_TAB, 0);
+	cet_refuse_msr(vcpu, MSR_IA32_INT_SSP_TAB, 8);
+	cet_expect_msr(vcpu, MSR_IA32_INT_SSP_TAB, 0);
+}
+
+TEST_F(msrs, internal_ssp_index_refused)
+{
+	self->list.header.nmsrs = 1;
+	self->list.entries[0].index = MSR_KVM_INTERNAL_SSP;
+	self->list.entries[0].data = 0;
+	TEST_ASSERT_EQ(get_msrs(self->vcpu, &self->list), 0);
+	TEST_ASSERT_EQ(set_msrs(self->vcpu, &self->list), 0);
+	TEST_ASSERT_EQ(cet_wrmsr(self->vcpu, MSR_KVM_INTERNAL_SSP, 0), GP_VECTOR);
+}
+
+/* The same code serves the system fd, which has no vCPU. */
+TEST_F(msrs, feature_msrs_of_dev_kvm)
+{
+	const struct kvm_msr_list *features = kvm_get_feature_msr_index_list();
+	int fd = open_kvm_dev_path_or_exit();
+	int i;
+
+	for (i = 0; i < CET_NR_MSRS; i++) {
+		self->list.entries[i].index = features->indices[i];
+		self->list.entries[i].data = 0;
+	}
+	TEST_ASSERT_EQ(__kvm_ioctl(fd, KVM_GET_MSRS, &self->list.header),
+		       CET_NR_MSRS);
+
+	self->list.entries[0].index = MSR_IA32_U_CET;
+	TEST_ASSERT_EQ(__kvm_ioctl(fd, KVM_GET_MSRS, &self->list.header), 0);
+	close(fd);
+}
+
+int main(int argc, char *argv[])
+{
+	cet_require();
+
+	return test_harness_run(argc, argv);
+}
