@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0
 # shellcheck shell=bash
-# What the scripts that read or write patches/ share: a bash script sources it after lib.sh.
+# What the scripts share that read or write patches/, or build what comes of it: a bash script sources it instead of lib.sh.
 
+# shellcheck source=scripts/lib.sh
+. "${BASH_SOURCE[0]%/*}/lib.sh"
 series=6.12
 linux_git=$top/build/linux.git
 # The reader's own git configuration must not change a diff or a commit.
@@ -9,6 +11,7 @@ unset GIT_DIR GIT_WORK_TREE GIT_INDEX_FILE
 lgit() { GIT_CONFIG_GLOBAL=/dev/null GIT_CONFIG_NOSYSTEM=1 git --git-dir="$linux_git" "$@"; }
 
 # need_base: sets $version, the Debian version that BASE_VERSION chooses, and has its source in build/linux.git.
+# shellcheck disable=SC2034 # for the script that sources this
 need_base() {
 	version=$("$top/scripts/kernel-source")
 	base=refs/heads/base-$version
@@ -43,8 +46,9 @@ series_check() {
 	[ -z "$bad" ] || die "$bad is the overlay of two patches ($(cd "$dir" && grep -lx "Overlay: $bad" -- *.patch | paste -sd ' '))"
 	while read -r path; do
 		case /$path/ in */../* | */./* | *//*) die "Overlay: $path: not a path below the kernel's top" ;; esac
-		[ -f "$1/$path" ] && [ ! -L "$1/$path" ] ||
+		if [ ! -f "$1/$path" ] || [ -L "$1/$path" ]; then
 			die "$path, the overlay of $(cd "$dir" && grep -lx "Overlay: $path" -- *.patch), is missing"
+		fi
 	done < <(series_overlays "$1")
 }
 
@@ -95,7 +99,9 @@ series_commit() {
 	email=$(sed -n 's/^Email: //p' "$tmp/info")
 	date=$(sed -n 's/^Date: //p' "$tmp/info")
 	subject=$(sed -n 's/^Subject: //p' "$tmp/info")
-	[ -n "$author" ] && [ -n "$email" ] && [ -n "$date" ] && [ -n "$subject" ] || die "$where: needs From:, Date: and Subject:"
+	for path in "$author" "$email" "$date" "$subject"; do
+		[ -n "$path" ] || die "$where: needs From:, Date: and Subject:"
+	done
 	if grep -q '^diff --git ' "$tmp/diff"; then
 		# Nothing but offsets is let pass: git apply knows no fuzz.
 		lgit apply --cached --whitespace=nowarn "$tmp/diff" 2>"$tmp/err" || {
@@ -127,12 +133,23 @@ checkout() {
 	if [ ! -e "$2/.git" ]; then
 		say "$me: unpacking ${2#"$top"/}" >&2
 		mkdir -p "${2%/*}"
-		lgit worktree prune
-		lgit -c checkout.workers=0 worktree add -q --force --detach "$2" "$commit"
+		(
+			lock worktrees
+			rm -rf "$2"
+			lgit worktree prune
+			lgit worktree add -q --detach "$2" "$commit"
+		)
 		return
 	fi
 	# A project that was moved takes its worktrees along.
 	git -C "$2" rev-parse -q --verify HEAD >/dev/null 2>&1 || lgit worktree repair "$2" >/dev/null
 	[ -z "$(git -C "$2" status --porcelain)" ] || die "${2#"$top"/} was changed by hand: keep what you want with 'make edit', then remove that folder"
 	[ "$(git -C "$2" rev-parse HEAD)" = "$commit" ] || git -C "$2" checkout -q --detach "$commit"
+}
+
+# edit_is BASE COMMIT TIP: notes that patches/, which make COMMIT on BASE, and the branch edit, which is at TIP, say the same.
+edit_is() {
+	lgit update-ref refs/edit/base "$1"
+	lgit update-ref refs/edit/opened "$2"
+	lgit update-ref refs/edit/kept "$3"
 }
