@@ -37,3 +37,22 @@ scratch() {
 	tmp=$(mktemp -d "$top/build/tmp.XXXXXX")
 	trap 'rm -rf "$tmp"' EXIT
 }
+
+# result NAME COMMAND...: one test, whose output goes to stderr, as a line of KTAP. results_end prints the plan and ends the script.
+results=0
+failures=0
+result() {
+	local name=$1 verdict=ok
+	shift
+	"$@" >&2 || {
+		verdict='not ok'
+		failures=$((failures + 1))
+	}
+	results=$((results + 1))
+	say "$verdict $results $name"
+}
+results_end() {
+	say "1..$results"
+	[ "$failures" = 0 ] && [ "$results" != 0 ]
+	exit
+}

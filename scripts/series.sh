@@ -153,3 +153,66 @@ edit_is() {
 	lgit update-ref refs/edit/opened "$2"
 	lgit update-ref refs/edit/kept "$3"
 }
+
+# in_root COMMAND...: runs it where the compiler is, in the project's top.
+in_root() { (cd "$top" && exec "$top/scripts/in-root" -- "$@"); }
+
+# logged LOG WHAT COMMAND...: runs it with its output added to LOG, and tells how far it is every now and then. $again repeats the step.
+logged() {
+	local log=$1 what=$2 ticker status=0
+	shift 2
+	tick "$log" "$what" >&2 &
+	ticker=$!
+	"$@" >>"$log" 2>&1 </dev/null || status=$?
+	kill "$ticker"
+	wait "$ticker" 2>/dev/null || :
+	[ $status = 0 ] || {
+		grep -E '(error|Error|ERROR|undefined reference)' "$log" | tail -n 15 >&2 || :
+		tail -n 5 "$log" >&2
+		die "$what: failed, see $log; again: $again"
+	}
+}
+
+# tick LOG WHAT: its loop has no sleep(1), which would survive it and hold on to locks and pipes.
+tick() {
+	local never steps start=$SECONDS
+	exec {never}<> <(:)
+	while ! read -rt 10 -u "$never" && kill -0 $$ 2>/dev/null; do
+		steps=$(grep '^  [A-Z]' "$1") || continue
+		say "$2: $((SECONDS - start)) s, $(wc -l <<<"$steps") steps,$(tail -n 1 <<<"$steps" | tr -s ' ')"
+	done
+}
+
+# kernel_make DIRECTORY ARGUMENT...: make for DIRECTORY/linux with objects in DIRECTORY/obj. Neither git's state nor the time of day
+# gets into the result, or ccache would find nothing.
+kernel_make() {
+	local dir=$1
+	shift
+	in_root make -C "$dir/linux" O="$dir/obj" -j"$(nproc)" CC='ccache gcc' HOSTCC='ccache gcc' LOCALVERSION= \
+		KBUILD_BUILD_TIMESTAMP='1970-01-01' KBUILD_BUILD_USER=build KBUILD_BUILD_HOST=build KBUILD_BUILD_VERSION=1 "$@"
+}
+
+# kernel_config DIRECTORY LOG FRAGMENT...: has DIRECTORY/obj/.config be tinyconfig and the fragments, unless it is already.
+kernel_config() {
+	local dir=$1 log=$2 config=$1/obj/.config stamp=$1/obj/.made-from from line missing=()
+	shift 2
+	from=$(cat "$@" <(git -C "$dir/linux" ls-tree -r HEAD | grep -E 'Kconfig|/configs/|scripts/kconfig/') | git hash-object --stdin)
+	if [ -f "$config" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$from" ]; then
+		return
+	fi
+	rm -f "$stamp"
+	logged "$log" tinyconfig kernel_make "$dir" tinyconfig
+	logged "$log" merge_config.sh in_root "$dir/linux/scripts/kconfig/merge_config.sh" -m -O "$dir/obj" "$config" "$@"
+	logged "$log" olddefconfig kernel_make "$dir" olddefconfig
+	while read -r line; do
+		case $line in
+		'# CONFIG_'*' is not set')
+			line=${line#\# } line=${line%% *}
+			! grep -q "^$line=" "$config" || missing+=("$line=n")
+			;;
+		CONFIG_*) grep -qFx "$line" "$config" || missing+=("$line") ;;
+		esac
+	done < <(cat "$@")
+	[ ${#missing[@]} = 0 ] || die "the kernel does not let the configuration have ${missing[*]} (fragment: ${*#"$top"/})"
+	printf '%s\n' "$from" >"$stamp"
+}
