@@ -8,6 +8,8 @@ series=6.12
 linux_git=$top/build/linux.git
 # The reader's own git configuration must not change a diff or a commit.
 unset GIT_DIR GIT_WORK_TREE GIT_INDEX_FILE
+# Nor must what a make that started this was told reach the make of the kernel.
+unset MAKEFLAGS MAKEOVERRIDES MFLAGS MAKELEVEL
 lgit() { GIT_CONFIG_GLOBAL=/dev/null GIT_CONFIG_NOSYSTEM=1 git --git-dir="$linux_git" "$@"; }
 
 # need_base: sets $version, the Debian version that BASE_VERSION chooses, and has its source in build/linux.git.

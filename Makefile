@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: GPL-2.0
+# Names for what scripts/ does, for those who like make.
+
+.PHONY: help root kernel base selftests series edit fold repin run check clean
+help:
+	@echo 'make run        build what is missing, boot it, and show a guest that uses CET'
+	@echo 'make check      all tests; one of them: scripts/check NAME...'
+	@echo
+	@echo 'make kernel     build/6.12/bzImage: Linux 6.12 with the series'
+	@echo 'make base       build/6.12-base/bzImage: the same source and configuration without it'
+	@echo 'make selftests  build/selftests: the KVM selftests of the series; others: scripts/selftests-build NAME...'
+	@echo 'make root       build/root: compiler, emulator and QEMU from packages'
+	@echo
+	@echo 'make edit       build/edit/linux: the series as commits, to work on'
+	@echo 'make fold       bring these commits back into patches/ and the overlay files'
+	@echo 'make series     out/6.12: the series as it is mailed'
+	@echo 'make repin      take the series over to the newest source that apt offers'
+	@echo
+	@echo 'make clean      remove build/ and out/'
+	@echo
+	@echo 'BASE_VERSION=6.12.y chooses among the sources that apt offers; the default is the newest.'
+
+root:
+	@scripts/root
+kernel:
+	@scripts/kernel-build patched
+base:
+	@scripts/kernel-build base
+selftests:
+	@scripts/selftests-build
+series:
+	@scripts/series-export
+edit fold repin:
+	@scripts/series-$@
+run:
+	@scripts/demo
+check:
+	@scripts/check
+clean:
+	@scripts/clean
