@@ -94,6 +94,13 @@ uint8_t cet_mov_cr4(struct kvm_vcpu *vcpu, uint64_t val);
 extern uint64_t cet_cp_count;
 extern uint64_t cet_cp_error_code;
 
+/*
+ * What to put below 4 GiB for a vCPU that gets INIT: code that reads all CET
+ * MSRs and writes the bits that are set in any to port CET_INIT_PORT.
+ */
+extern const uint8_t guest_init_page[];
+#define CET_INIT_PORT		0x80
+
 /* Set CR4.CET by MOV CR4 in the guest, or fail the test. */
 void cet_enable(struct kvm_vcpu *vcpu);
 

@@ -15,6 +15,7 @@
 /* Their headers do not lend themselves to assembly. */
 #define MSR_IA32_S_CET		0x6a2
 #define CP_VECTOR		21
+#define CET_INIT_PORT		0x80
 
 .macro WRITE_S_CET
 	mov	%rax, %rdx
@@ -124,6 +125,30 @@ guest_jump_off_endbr:
 	jmp	*%rax
 1:	mov	$1, %eax
 	ret
+
+/*
+ * For the page below 4 GiB at which a processor starts, in real mode: OR all
+ * CET MSRs together, and OUT the result.  The vector is the page's last 16
+ * bytes, from where it jumps back to the code at the page's start.
+ */
+.pushsection .rodata
+.code16
+.global guest_init_page
+guest_init_page:
+	xor	%ebx, %ebx
+.irp msr, 0x6a0, 0x6a2, 0x6a4, 0x6a5, 0x6a6, 0x6a7, 0x6a8
+	mov	$\msr, %ecx
+	rdmsr
+	or	%eax, %ebx
+	or	%edx, %ebx
+.endr
+	mov	%ebx, %eax
+	out	%eax, $CET_INIT_PORT
+.org guest_init_page + 0xff0
+	jmp	guest_init_page
+.org guest_init_page + 0x1000
+.code64
+.popsection
 
 .pushsection .data
 .balign 8

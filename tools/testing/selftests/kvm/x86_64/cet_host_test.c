@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * The host's own CET state: IA32_S_CET, with which the host kernel has its
+ * indirect branch tracking, is back after each VM exit.
+ */
+#include <fcntl.h>
+
+#include "kvm_test_harness.h"
+#include "cet.h"
+#include "vmx.h"
+
+#define CPU			0
+
+static uint64_t read_host_msr(uint32_t msr)
+{
+	uint64_t val;
+	int fd;
+
+	fd = open_path_or_exit("/dev/cpu/" __stringify(CPU) "/msr", O_RDONLY);
+	TEST_ASSERT(pread(fd, &val, sizeof(val), msr) == sizeof(val),
+		    "The host's %s cannot be read", cet_msr_name(msr));
+	close(fd);
+	return val;
+}
+
+FIXTURE(host)
+{
+	struct kvm_vcpu *vcpu;
+	uint64_t s_cet;
+};
+
+FIXTURE_SETUP(host)
+{
+	vm_create_cet(&self->vcpu, true, true);
+	kvm_pin_this_task_to_pcpu(CPU);
+	self->s_cet = read_host_msr(MSR_IA32_S_CET);
+}
+
+/* The guest has had its own value, and yet nothing came of it. */
+static void expect_host_s_cet(uint64_t s_cet)
+{
+	uint64_t val = read_host_msr(MSR_IA32_S_CET);
+
+	TEST_ASSERT(val == s_cet, "The host's IA32_S_CET is 0x%lx, was 0x%lx",
+		    val, s_cet);
+	TEST_ASSERT(val & CET_ENDBR_EN,
+		    "The host's IA32_S_CET is 0x%lx, without ENDBR_EN", val);
+}
+
+FIXTURE_TEARDOWN(host)
+{
+	kvm_vm_free(self->vcpu->vm);
+}
+
+static void guest_nop(struct cet_call *call)
+{
+}
+
+TEST_F(host, s_cet_kept_with_zero_in_guest)
+{
+	cet_set_msr(self->vcpu, MSR_IA32_S_CET, 0);
+	cet_call(self->vcpu, guest_nop, 0, 0);
+	expect_host_s_cet(self->s_cet);
+	cet_expect_msr(self->vcpu, MSR_IA32_S_CET, 0);
+}
+
+TEST_F(host, s_cet_kept_with_other_value_in_guest)
+{
+	const uint64_t val = CET_SHSTK_EN | CET_WRSS_EN | CET_NO_TRACK_EN;
+
+	TEST_ASSERT(!cet_wrmsr(self->vcpu, MSR_IA32_S_CET, val),
+		    "WRMSR of IA32_S_CET faulted");
+	expect_host_s_cet(self->s_cet);
+	cet_expect_msr(self->vcpu, MSR_IA32_S_CET, val);
+}
+
+TEST_F(host, s_cet_kept_after_cp)
+{
+	cet_enable(self->vcpu);
+	TEST_ASSERT_EQ(cet_run(self->vcpu, guest_jump_off_endbr,
+			       CET_SHSTK_EN | CET_ENDBR_EN)->error_code,
+		       CP_ENDBRANCH);
+	expect_host_s_cet(self->s_cet);
+}
+
+/* Also of a vCPU that has nothing to do with CET. */
+TEST_F(host, s_cet_kept_without_features)
+{
+	vcpu_init_cet(self->vcpu, false, false);
+	cet_call(self->vcpu, guest_nop, 0, 0);
+	expect_host_s_cet(self->s_cet);
+}
+
+static void l2_guest_code(void)
+{
+	asm volatile("vmcall");
+}
+
+#define L2_STACK_SIZE		64
+
+static void guest_run_l2(struct cet_call *call)
+{
+	struct vmx_pages *vmx = (void *)call->arg[0];
+	unsigned long stack[L2_STACK_SIZE];
+
+	call->vector = wrmsr_safe(MSR_IA32_S_CET, call->arg[1]);
+	if (call->vector)
+		return;
+
+	GUEST_ASSERT(prepare_for_vmx_operation(vmx));
+	GUEST_ASSERT(load_vmcs(vmx));
+	prepare_vmcs(vmx, l2_guest_code, &stack[L2_STACK_SIZE]);
+	GUEST_ASSERT(!vmlaunch());
+	GUEST_ASSERT_EQ(vmreadz(VM_EXIT_REASON), EXIT_REASON_VMCALL);
+
+	call->ret = rdmsr(MSR_IA32_S_CET);
+}
+
+TEST_F(host, s_cet_kept_after_nested_guest)
+{
+	const uint64_t val = CET_SHSTK_EN | CET_WRSS_EN;
+	struct cet_call *call;
+	vm_vaddr_t vmx;
+
+	vcpu_alloc_vmx(self->vcpu->vm, &vmx);
+	call = cet_call(self->vcpu, guest_run_l2, vmx, val);
+	TEST_ASSERT(!call->vector, "WRMSR of IA32_S_CET raised vector %lu",
+		    call->vector);
+	expect_host_s_cet(self->s_cet);
+
+	/* Nor has L2 taken L1's. */
+	TEST_ASSERT_EQ(call->ret, val);
+}
+
+int main(int argc, char *argv[])
+{
+	cet_require();
+
+	return test_harness_run(argc, argv);
+}

@@ -1,0 +1,320 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * CET state and the host's scheduler: the guest's values get to and from the
+ * CPU's registers right though the thread is scheduled out in between, and the
+ * shadow stack of the VMM thread itself takes no harm.
+ */
+#include <pthread.h>
+#include <sched.h>
+#include <asm/prctl.h>
+
+#include "kvm_test_harness.h"
+#include "cet.h"
+#include "userfaultfd_util.h"
+
+/* The MSRs that XSAVES manages; S_CET and INT_SSP_TAB never leave the VMCS. */
+#define NR_XSAVE_MSRS		5
+
+static const uint32_t xsave_msrs[NR_XSAVE_MSRS] = {
+	MSR_IA32_U_CET,
+	MSR_IA32_PL0_SSP,
+	MSR_IA32_PL1_SSP,
+	MSR_IA32_PL2_SSP,
+	MSR_IA32_PL3_SSP,
+};
+
+/* Legal for each of the MSRs, and of the IBT bits of U_CET, too. */
+static uint64_t value(int seed, int i)
+{
+	return 0x100000ull * (seed + 1) + 0x4000 * (i + 1);
+}
+
+#define NR_ENTRIES		(45 * NR_XSAVE_MSRS)
+#define NR_ROUNDS		60
+
+struct msr_list {
+	struct kvm_msrs header;
+	struct kvm_msr_entry entries[NR_ENTRIES];
+};
+
+/* As many entries as a list may have, so that much time goes by in one ioctl. */
+static void init_list(struct msr_list *list, int seed)
+{
+	int i;
+
+	list->header.nmsrs = NR_ENTRIES;
+	for (i = 0; i < NR_ENTRIES; i++) {
+		list->entries[i].index = xsave_msrs[i % NR_XSAVE_MSRS];
+		list->entries[i].data = value(seed, i % NR_XSAVE_MSRS);
+	}
+}
+
+static void expect_values(struct kvm_vcpu *vcpu, int seed)
+{
+	int i;
+
+	for (i = 0; i < NR_XSAVE_MSRS; i++)
+		cet_expect_msr(vcpu, xsave_msrs[i], value(seed, i));
+}
+
+static bool stop;
+
+/* Takes the CPU whenever the scheduler lets it. */
+static void *busy_thread(void *arg)
+{
+	kvm_pin_this_task_to_pcpu(0);
+	while (!READ_ONCE(stop))
+		cpu_relax();
+	return NULL;
+}
+
+FIXTURE(preempt)
+{
+	struct kvm_vcpu *vcpu;
+	pthread_t busy;
+};
+
+FIXTURE_SETUP(preempt)
+{
+	vm_create_cet(&self->vcpu, true, true);
+	kvm_pin_this_task_to_pcpu(0);
+	TEST_ASSERT(!pthread_create(&self->busy, NULL, busy_thread, NULL),
+		    "No thread");
+}
+
+FIXTURE_TEARDOWN(preempt)
+{
+	WRITE_ONCE(stop, true);
+	pthread_join(self->busy, NULL);
+	kvm_vm_free(self->vcpu->vm);
+}
+
+TEST_F(preempt, set_msrs)
+{
+	static struct msr_list list;
+	int i;
+
+	for (i = 0; i < NR_ROUNDS; i++) {
+		init_list(&list, i);
+		vcpu_msrs_set(self->vcpu, &list.header);
+		expect_values(self->vcpu, i);
+	}
+}
+
+TEST_F(preempt, get_msrs)
+{
+	static struct msr_list list;
+	int i, j;
+
+	init_list(&list, 0);
+	list.header.nmsrs = NR_XSAVE_MSRS;
+	vcpu_msrs_set(self->vcpu, &list.header);
+	list.header.nmsrs = NR_ENTRIES;
+
+	for (i = 0; i < NR_ROUNDS; i++) {
+		vcpu_msrs_get(self->vcpu, &list.header);
+		for (j = 0; j < NR_ENTRIES; j++)
+			TEST_ASSERT_EQ(list.entries[j].data,
+				       value(0, j % NR_XSAVE_MSRS));
+	}
+}
+
+/* Read them all again and again; ret counts the values that were wrong. */
+static void guest_watch(struct cet_call *call)
+{
+	uint64_t val;
+	int i, j;
+
+	for (i = 0; i < call->arg[1]; i++) {
+		for (j = 0; j < NR_XSAVE_MSRS; j++) {
+			val = rdmsr(xsave_msrs[j]);
+			if (val != value(call->arg[0], j))
+				call->ret++;
+		}
+	}
+}
+
+static void write_values(struct kvm_vcpu *vcpu, int seed)
+{
+	uint8_t vector;
+	int i;
+
+	for (i = 0; i < NR_XSAVE_MSRS; i++) {
+		vector = cet_wrmsr(vcpu, xsave_msrs[i], value(seed, i));
+		TEST_ASSERT(!vector, "WRMSR of %s raised vector %u",
+			    cet_msr_name(xsave_msrs[i]), vector);
+	}
+}
+
+struct watcher {
+	struct kvm_vcpu *vcpu;
+	pthread_t thread;
+	int seed;
+};
+
+#define NR_WATCHERS		2
+#define NR_RUNS			20
+#define NR_READS		3000
+
+static void *watch_thread(void *arg)
+{
+	struct watcher *watcher = arg;
+	struct cet_call *call;
+	int i;
+
+	kvm_pin_this_task_to_pcpu(0);
+	write_values(watcher->vcpu, watcher->seed);
+
+	for (i = 0; i < NR_RUNS; i++) {
+		call = cet_call(watcher->vcpu, guest_watch, watcher->seed,
+				NR_READS);
+		TEST_ASSERT(!call->ret, "The guest read %lu wrong values",
+			    call->ret);
+		sched_yield();
+		expect_values(watcher->vcpu, watcher->seed);
+	}
+	return NULL;
+}
+
+static void watch(struct watcher *watchers)
+{
+	int i;
+
+	for (i = 0; i < NR_WATCHERS; i++) {
+		watchers[i].seed = i;
+		TEST_ASSERT(!pthread_create(&watchers[i].thread, NULL,
+					    watch_thread, &watchers[i]),
+			    "No thread");
+	}
+	for (i = 0; i < NR_WATCHERS; i++)
+		pthread_join(watchers[i].thread, NULL);
+}
+
+TEST_F(preempt, two_vms_on_one_cpu)
+{
+	struct watcher watchers[NR_WATCHERS] = { { self->vcpu } };
+	struct kvm_vm *vm = vm_create_cet(&watchers[1].vcpu, true, true);
+
+	watch(watchers);
+	kvm_vm_free(vm);
+}
+
+TEST_F(preempt, two_vcpus_on_one_cpu)
+{
+	struct watcher watchers[NR_WATCHERS] = { { self->vcpu } };
+
+	watchers[1].vcpu = vm_vcpu_add(self->vcpu->vm, 1, NULL);
+	vcpu_init_cet(watchers[1].vcpu, true, true);
+	watch(watchers);
+}
+
+KVM_ONE_VCPU_TEST_SUITE(sleep);
+
+static int nr_faults;
+
+static int provide_page(int mode, int uffd, struct uffd_msg *msg)
+{
+	struct uffdio_zeropage zeropage = {
+		.range.start = msg->arg.pagefault.address & ~(PAGE_SIZE - 1),
+		.range.len = PAGE_SIZE,
+	};
+
+	nr_faults++;
+	return ioctl(uffd, UFFDIO_ZEROPAGE, &zeropage);
+}
+
+/*
+ * Between two CET MSRs, KVM writes the wall clock to a page that only another
+ * thread can provide.  Whatever was in the CPU's registers is gone after that.
+ */
+KVM_ONE_VCPU_TEST(sleep, in_set_msrs, NULL)
+{
+	vm_vaddr_t clock = vm_vaddr_alloc_page(vcpu->vm);
+	void *hva = addr_gva2hva(vcpu->vm, clock);
+	static struct msr_list list;
+	struct uffd_desc *uffd;
+	int i, entries = 0;
+
+	vcpu_init_cet(vcpu, true, true);
+
+	for (i = 0; i < NR_XSAVE_MSRS; i++) {
+		list.entries[entries].index = xsave_msrs[i];
+		list.entries[entries++].data = value(0, i);
+	}
+	list.entries[entries].index = MSR_KVM_WALL_CLOCK_NEW;
+	list.entries[entries++].data = addr_gva2gpa(vcpu->vm, clock);
+	for (i = 0; i < NR_XSAVE_MSRS; i++) {
+		list.entries[entries].index = xsave_msrs[i];
+		list.entries[entries++].data = value(1, i);
+	}
+	list.header.nmsrs = entries;
+
+	TEST_ASSERT(!madvise(hva, PAGE_SIZE, MADV_DONTNEED), "madvise() failed");
+	uffd = uffd_setup_demand_paging(UFFDIO_REGISTER_MODE_MISSING, 0, hva,
+					PAGE_SIZE, 1, provide_page);
+	vcpu_msrs_set(vcpu, &list.header);
+	uffd_stop_demand_paging(uffd);
+
+	TEST_ASSERT_EQ(nr_faults, 1);
+	expect_values(vcpu, 1);
+}
+
+KVM_ONE_VCPU_TEST_SUITE(vmm_shadow_stack);
+
+/*
+ * Always inline, and raw system calls: a function that enables the shadow
+ * stack cannot return, as its own frame is not on that.
+ */
+static __always_inline long shadow_stack_prctl(long op)
+{
+	long ret;
+
+	asm volatile("syscall"
+		     : "=a"(ret)
+		     : "a"(SYS_arch_prctl), "D"(op), "S"(ARCH_SHSTK_SHSTK)
+		     : "rcx", "r11", "memory");
+	return ret;
+}
+
+/* Without a shadow stack, RDSSP is a NOP. */
+static __always_inline uint64_t read_ssp(void)
+{
+	uint64_t ssp = 0;
+
+	asm volatile("rdsspq %0" : "+r"(ssp));
+	return ssp;
+}
+
+KVM_ONE_VCPU_TEST(vmm_shadow_stack, survives_ioctls, NULL)
+{
+	static struct msr_list list;
+	uint64_t before, after;
+	long ret;
+
+	vm_init_cet(vcpu->vm);
+	vcpu_init_cet(vcpu, true, true);
+	init_list(&list, 0);
+
+	ret = shadow_stack_prctl(ARCH_SHSTK_ENABLE);
+	TEST_ASSERT(!ret, "No user shadow stack in the host, errno %ld", -ret);
+	before = read_ssp();
+
+	vcpu_msrs_set(vcpu, &list.header);
+	expect_values(vcpu, 0);
+	cet_enable(vcpu);
+	TEST_ASSERT_EQ(cet_run(vcpu, guest_smash_return,
+			       CET_SHSTK_EN)->error_code, CP_NEAR_RET);
+	cet_expect_msr(vcpu, MSR_IA32_U_CET, value(0, 0));
+
+	after = read_ssp();
+	shadow_stack_prctl(ARCH_SHSTK_DISABLE);
+	TEST_ASSERT(before, "RDSSP found no shadow stack");
+	TEST_ASSERT_EQ(after, before);
+}
+
+int main(int argc, char *argv[])
+{
+	cet_require();
+
+	return test_harness_run(argc, argv);
+}
