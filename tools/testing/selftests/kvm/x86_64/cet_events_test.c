@@ -48,19 +48,48 @@ KVM_ONE_VCPU_TEST(cp, injected_with_error_code, NULL)
 	}
 }
 
-/* The shadow stack gets the frame of an injected #CP, and IRET takes it. */
+/* In the midst of a function that runs on the shadow stack. */
 KVM_ONE_VCPU_TEST(cp, injected_on_shadow_stack, NULL)
 {
-	uint64_t *count = addr_gva2hva(vcpu->vm, (vm_vaddr_t)&cet_cp_count);
+	const uint32_t error_code = 5;
 	struct cet_call *call;
 
 	vm_init_cet(vcpu->vm);
 	vcpu_init_cet(vcpu, true, true);
 	cet_enable(vcpu);
-	inject_cp(vcpu, CP_ENDBRANCH);
-	call = cet_run(vcpu, guest_smash_return, CET_SHSTK_EN);
-	TEST_ASSERT_EQ(*count, 1);
-	TEST_ASSERT_EQ(call->error_code, CP_NEAR_RET);
+
+	cet_prepare_run(vcpu, guest_exit_and_return,
+			CET_SHSTK_EN | CET_ENDBR_EN);
+	vcpu_run(vcpu);
+	TEST_ASSERT_KVM_EXIT_REASON(vcpu, KVM_EXIT_IO);
+	TEST_ASSERT_EQ(vcpu->run->io.port, CET_PORT);
+
+	/* Before it gets the #CP, the vCPU has to complete the OUT. */
+	vcpu_run_complete_io(vcpu);
+	inject_cp(vcpu, error_code);
+	vcpu_run(vcpu);
+	call = cet_finish(vcpu);
+	TEST_ASSERT_EQ(call->vector, CP_VECTOR);
+	TEST_ASSERT_EQ(call->error_code, error_code);
+}
+
+/* The control of the above: nothing injected, so the function returns. */
+KVM_ONE_VCPU_TEST(cp, none_after_user_exit_on_shadow_stack, NULL)
+{
+	struct cet_call *call;
+
+	vm_init_cet(vcpu->vm);
+	vcpu_init_cet(vcpu, true, true);
+	cet_enable(vcpu);
+
+	cet_prepare_run(vcpu, guest_exit_and_return,
+			CET_SHSTK_EN | CET_ENDBR_EN);
+	vcpu_run(vcpu);
+	TEST_ASSERT_EQ(vcpu->run->io.port, CET_PORT);
+	vcpu_run(vcpu);
+	call = cet_finish(vcpu);
+	TEST_ASSERT_EQ(call->vector, 0);
+	TEST_ASSERT_EQ(call->ret, 1);
 }
 
 #define SYNC_DOUBLE_FAULT	0xdf
@@ -206,6 +235,7 @@ TEST_F(init, in_get_mp_state_after_run)
 TEST_F(init, in_run)
 {
 	struct kvm_run *run = self->vcpu->run;
+
 	vm_userspace_mem_region_add(self->vcpu->vm, VM_MEM_SRC_ANONYMOUS,
 				    RESET_PAGE, RESET_SLOT, 1, 0);
 	memcpy(addr_gpa2hva(self->vcpu->vm, RESET_PAGE), guest_init_page,
@@ -216,7 +246,7 @@ TEST_F(init, in_run)
 	vcpu_run(self->vcpu);
 
 	TEST_ASSERT_KVM_EXIT_REASON(self->vcpu, KVM_EXIT_IO);
-	TEST_ASSERT_EQ(run->io.port, CET_INIT_PORT);
+	TEST_ASSERT_EQ(run->io.port, CET_PORT);
 	TEST_ASSERT_EQ(*(uint32_t *)((void *)run + run->io.data_offset), 0);
 	expect_cleared(self->vcpu);
 }

@@ -96,10 +96,10 @@ extern uint64_t cet_cp_error_code;
 
 /*
  * What to put below 4 GiB for a vCPU that gets INIT: code that reads all CET
- * MSRs and writes the bits that are set in any to port CET_INIT_PORT.
+ * MSRs and writes the bits that are set in any to port CET_PORT.
  */
 extern const uint8_t guest_init_page[];
-#define CET_INIT_PORT		0x80
+#define CET_PORT		0x80
 
 /* Set CR4.CET by MOV CR4 in the guest, or fail the test. */
 void cet_enable(struct kvm_vcpu *vcpu);
@@ -107,10 +107,13 @@ void cet_enable(struct kvm_vcpu *vcpu);
 /*
  * Run @payload in the guest with IA32_S_CET = @s_cet, on a fresh supervisor
  * shadow stack if that has SHSTK_EN, and back to IA32_S_CET = 0.  In the
- * result, vector is CP_VECTOR if the payload was stopped by #CP.
+ * result, vector is CP_VECTOR if the payload was stopped by #CP.  As with
+ * cet_prepare(), cet_prepare_run() leaves KVM_RUN to the caller.
  */
 struct cet_call *cet_run(struct kvm_vcpu *vcpu, void (*payload)(void),
 			 uint64_t s_cet);
+struct cet_call *cet_prepare_run(struct kvm_vcpu *vcpu, void (*payload)(void),
+				 uint64_t s_cet);
 
 /* cet_run()'s part in the guest, and the #CP handler that vm_init_cet() sets. */
 void guest_run(struct cet_call *call);
@@ -118,6 +121,8 @@ void guest_cp_handler(void);
 
 /* Payloads.  ret is 1 if the attack, or the jump, reached its target. */
 void guest_call_return(void);
+/* The same, with a byte written to CET_PORT in between. */
+void guest_exit_and_return(void);
 void guest_smash_return(void);
 void guest_jump_to_endbr(void);
 void guest_jump_off_endbr(void);
@@ -131,7 +136,9 @@ uint64_t *cet_shadow_stack_hva(struct kvm_vm *vm);
 /* KVM_SET_MSRS of one MSR, asserting that KVM accepts or refuses the value. */
 void cet_set_msr(struct kvm_vcpu *vcpu, uint32_t msr, uint64_t val);
 void cet_refuse_msr(struct kvm_vcpu *vcpu, uint32_t msr, uint64_t val);
-/* KVM_GET_MSRS of one MSR, asserting that KVM has it and returns @val. */
+/* KVM_GET_MSRS of one MSR; false if KVM refuses. */
+bool cet_get_msr(struct kvm_vcpu *vcpu, uint32_t msr, uint64_t *val);
+/* The same, asserting that KVM has the MSR and returns @val. */
 void cet_expect_msr(struct kvm_vcpu *vcpu, uint32_t msr, uint64_t val);
 
 #endif /* SELFTEST_KVM_CET_H */

@@ -270,15 +270,23 @@ void cet_enable(struct kvm_vcpu *vcpu)
 		    vector);
 }
 
-struct cet_call *cet_run(struct kvm_vcpu *vcpu, void (*payload)(void),
-			 uint64_t s_cet)
+struct cet_call *cet_prepare_run(struct kvm_vcpu *vcpu, void (*payload)(void),
+				 uint64_t s_cet)
 {
 	uint64_t *ssp = addr_gva2hva(vcpu->vm, (vm_vaddr_t)&cet_shadow_stack);
 
 	if (s_cet & CET_SHSTK_EN)
 		cet_set_msr(vcpu, MSR_IA32_PL0_SSP, *ssp);
 
-	return cet_call(vcpu, guest_run, (uint64_t)payload, s_cet);
+	return cet_prepare(vcpu, guest_run, (uint64_t)payload, s_cet);
+}
+
+struct cet_call *cet_run(struct kvm_vcpu *vcpu, void (*payload)(void),
+			 uint64_t s_cet)
+{
+	cet_prepare_run(vcpu, payload, s_cet);
+	vcpu_run(vcpu);
+	return cet_finish(vcpu);
 }
 
 uint64_t *cet_shadow_stack_hva(struct kvm_vm *vm)
@@ -300,7 +308,7 @@ void cet_refuse_msr(struct kvm_vcpu *vcpu, uint32_t msr, uint64_t val)
 		    "KVM_SET_MSRS accepted %s = 0x%lx", cet_msr_name(msr), val);
 }
 
-void cet_expect_msr(struct kvm_vcpu *vcpu, uint32_t msr, uint64_t val)
+bool cet_get_msr(struct kvm_vcpu *vcpu, uint32_t msr, uint64_t *val)
 {
 	struct {
 		struct kvm_msrs header;
@@ -310,9 +318,20 @@ void cet_expect_msr(struct kvm_vcpu *vcpu, uint32_t msr, uint64_t val)
 		.entry.index = msr,
 	};
 
-	TEST_ASSERT(__vcpu_ioctl(vcpu, KVM_GET_MSRS, &get.header) == 1,
-		    "KVM_GET_MSRS refused %s", cet_msr_name(msr));
-	TEST_ASSERT(get.entry.data == val,
-		    "KVM_GET_MSRS returned %s = 0x%llx, not 0x%lx",
-		    cet_msr_name(msr), get.entry.data, val);
+	if (__vcpu_ioctl(vcpu, KVM_GET_MSRS, &get.header) != 1)
+		return false;
+
+	*val = get.entry.data;
+	return true;
+}
+
+void cet_expect_msr(struct kvm_vcpu *vcpu, uint32_t msr, uint64_t val)
+{
+	uint64_t got = ~val;
+
+	TEST_ASSERT(cet_get_msr(vcpu, msr, &got), "KVM_GET_MSRS refused %s",
+		    cet_msr_name(msr));
+	TEST_ASSERT(got == val,
+		    "KVM_GET_MSRS returned %s = 0x%lx, not 0x%lx",
+		    cet_msr_name(msr), got, val);
 }

@@ -15,7 +15,7 @@
 /* Their headers do not lend themselves to assembly. */
 #define MSR_IA32_S_CET		0x6a2
 #define CP_VECTOR		21
-#define CET_INIT_PORT		0x80
+#define CET_PORT		0x80
 
 .macro WRITE_S_CET
 	mov	%rax, %rdx
@@ -97,6 +97,15 @@ guest_call_return:
 	ret
 1:	ret
 
+.global guest_exit_and_return
+guest_exit_and_return:
+	endbr64
+	call	1f
+	mov	$1, %eax
+	ret
+1:	out	%al, $CET_PORT
+	ret
+
 .global guest_smash_return
 guest_smash_return:
 	endbr64
@@ -143,7 +152,7 @@ guest_init_page:
 	or	%edx, %ebx
 .endr
 	mov	%ebx, %eax
-	out	%eax, $CET_INIT_PORT
+	out	%eax, $CET_PORT
 .org guest_init_page + 0xff0
 	jmp	guest_init_page
 .org guest_init_page + 0x1000

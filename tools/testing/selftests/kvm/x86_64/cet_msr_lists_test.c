@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * The seven CET MSRs in lists of KVM_SET_MSRS and KVM_GET_MSRS, as a VMM saves
+ * and restores them, next to indices that have to be refused.
+ */
+#include "kvm_test_harness.h"
+#include "cet.h"
+
+#define NON_CANONICAL		0x7000000000000000ull
+
+/* KVM has the shadow stack pointer itself here, for its own use only. */
+#define MSR_KVM_INTERNAL_SSP	0x4b564dff
+
+struct msr_list {
+	struct kvm_msrs header;
+	struct kvm_msr_entry entries[CET_NR_MSRS];
+};
+
+static int set_msrs(struct kvm_vcpu *vcpu, struct msr_list *list)
+{
+	return __vcpu_ioctl(vcpu, KVM_SET_MSRS, &list->header);
+}
+
+static int get_msrs(struct kvm_vcpu *vcpu, struct msr_list *list)
+{
+	return __vcpu_ioctl(vcpu, KVM_GET_MSRS, &list->header);
+}
+
+FIXTURE(lists)
+{
+	struct kvm_vcpu *vcpu;
+	struct msr_list list;
+};
+
+/* All seven in one list, each with a value of its own. */
+FIXTURE_SETUP(lists)
+{
+	static const uint64_t values[CET_NR_MSRS] = {
+		CET_SHSTK_EN, CET_ENDBR_EN, 0x1000, 0x2000, 0x3000, 0x4000, 0x5001,
+	};
+	int i;
+
+	vm_create_cet(&self->vcpu, true, true);
+
+	self->list.header.nmsrs = CET_NR_MSRS;
+	for (i = 0; i < CET_NR_MSRS; i++) {
+		self->list.entries[i].index = cet_msrs[i];
+		self->list.entries[i].data = values[i];
+	}
+}
+
+FIXTURE_TEARDOWN(lists)
+{
+	kvm_vm_free(self->vcpu->vm);
+}
+
+TEST_F(lists, one_list_sets_and_gets_all)
+{
+	struct msr_list get = self->list;
+	int i;
+
+	vcpu_msrs_set(self->vcpu, &self->list.header);
+
+	for (i = 0; i < CET_NR_MSRS; i++)
+		get.entries[i].data = ~0;
+	vcpu_msrs_get(self->vcpu, &get.header);
+	for (i = 0; i < CET_NR_MSRS; i++)
+		TEST_ASSERT_EQ(get.entries[i].data,
+			       self->list.entries[i].data);
+}
+
+TEST_F(lists, list_stops_at_illegal_value)
+{
+	self->list.entries[4].data = NON_CANONICAL;
+	TEST_ASSERT_EQ(set_msrs(self->vcpu, &self->list), 4);
+	cet_expect_msr(self->vcpu, cet_msrs[3], self->list.entries[3].data);
+	cet_expect_msr(self->vcpu, cet_msrs[4], 0);
+	cet_expect_msr(self->vcpu, cet_msrs[5], 0);
+}
+
+TEST_F(lists, int_ssp_tab_absent_without_lm)
+{
+	struct kvm_vcpu *vcpu = self->vcpu;
+
+	cet_set_msr(vcpu, MSR_IA32_INT_SSP_TAB, 0);
+	vcpu_clear_cpuid_feature(vcpu, X86_FEATURE_LM);
+	cet_set_msr(vcpu, MSR_IA32_PL0_SSP, 8);
+	cet_set_msr(vcpu, MSR_IA32_INT_SSP_TAB, 0);
+	cet_refuse_msr(vcpu, MSR_IA32_INT_SSP_TAB, 8);
+	cet_expect_msr(vcpu, MSR_IA32_INT_SSP_TAB, 0);
+}
+
+TEST_F(lists, internal_ssp_index_refused)
+{
+	self->list.header.nmsrs = 1;
+	self->list.entries[0].index = MSR_KVM_INTERNAL_SSP;
+	self->list.entries[0].data = 0;
+	TEST_ASSERT_EQ(get_msrs(self->vcpu, &self->list), 0);
+	TEST_ASSERT_EQ(set_msrs(self->vcpu, &self->list), 0);
+	TEST_ASSERT_EQ(cet_wrmsr(self->vcpu, MSR_KVM_INTERNAL_SSP, 0), GP_VECTOR);
+}
+
+/* The same code serves the system fd, which has no vCPU. */
+TEST_F(lists, feature_msrs_of_dev_kvm)
+{
+	const struct kvm_msr_list *features = kvm_get_feature_msr_index_list();
+	int fd = open_kvm_dev_path_or_exit();
+	int i;
+
+	for (i = 0; i < CET_NR_MSRS; i++)
+		self->list.entries[i].index = features->indices[i];
+	TEST_ASSERT_EQ(__kvm_ioctl(fd, KVM_GET_MSRS, &self->list.header),
+		       CET_NR_MSRS);
+	close(fd);
+}
+
+TEST_F(lists, cet_msrs_of_dev_kvm)
+{
+	int fd = open_kvm_dev_path_or_exit();
+	int i, nr_msrs;
+
+	vcpu_msrs_set(self->vcpu, &self->list.header);
+	nr_msrs = __kvm_ioctl(fd, KVM_GET_MSRS, &self->list.header);
+
+	/* Having them is fine, as long as they are nobody's. */
+	for (i = 0; i < nr_msrs; i++)
+		TEST_ASSERT_EQ(self->list.entries[i].data, 0);
+	close(fd);
+}
+
+/* Whatever the CPU lets the guest write can be migrated. */
+TEST_F(lists, guest_bitmap_base_is_restorable)
+{
+	const uint64_t val = 0x7ffffffff000ull | CET_ENDBR_EN | CET_LEG_IW_EN;
+	int i;
+
+	for (i = 0; i < 2; i++) {
+		cet_set_msr(self->vcpu, cet_msrs[i], CET_ENDBR_EN);
+		if (cet_wrmsr(self->vcpu, cet_msrs[i], val))
+			continue;
+
+		cet_expect_msr(self->vcpu, cet_msrs[i], val);
+		cet_set_msr(self->vcpu, cet_msrs[i], 0);
+		cet_set_msr(self->vcpu, cet_msrs[i], val);
+	}
+}
+
+int main(int argc, char *argv[])
+{
+	cet_require();
+
+	return test_harness_run(argc, argv);
+}
