@@ -206,15 +206,22 @@ kernel_config() {
 	logged "$log" tinyconfig kernel_make "$dir" tinyconfig
 	logged "$log" merge_config.sh in_root "$dir/linux/scripts/kconfig/merge_config.sh" -m -O "$dir/obj" "$config" "$@"
 	logged "$log" olddefconfig kernel_make "$dir" olddefconfig
+	# Of a symbol that two fragments set, the last counts.
 	while read -r line; do
 		case $line in
-		'# CONFIG_'*' is not set')
-			line=${line#\# } line=${line%% *}
-			! grep -q "^$line=" "$config" || missing+=("$line=n")
-			;;
-		CONFIG_*) grep -qFx "$line" "$config" || missing+=("$line") ;;
+		*=n) ! grep -q "^${line%n}" "$config" || missing+=("$line") ;;
+		*) grep -qFx "$line" "$config" || missing+=("$line") ;;
 		esac
-	done < <(cat "$@")
+	done < <(cat "$@" | sed -n 's/^# \(CONFIG_[^ ]*\) is not set$/\1=n/;/^CONFIG_/p' | tac | awk -F = '!seen[$1]++')
 	[ ${#missing[@]} = 0 ] || die "the kernel does not let the configuration have ${missing[*]} (fragment: ${*#"$top"/})"
 	printf '%s\n' "$from" >"$stamp"
+}
+
+# check_tree COMMIT: has build/check/linux hold COMMIT, configured as the machine's kernel but with KVM as modules.
+check=$top/build/check
+check_tree() {
+	checkout "$1" "$check/linux"
+	mkdir -p "$check/obj" "$top/build/log"
+	printf 'CONFIG_%s\n' MODULES=y KVM=m KVM_INTEL=m KVM_AMD=m >"$check/modules.config"
+	kernel_config "$check" "$top/build/log/check-config.log" "$top/tools/testing/bochs/kernel.config" "$check/modules.config"
 }
