@@ -159,7 +159,7 @@ static void expect_xss(struct kvm_vcpu *vcpu, uint64_t mask)
 	}
 }
 
-TEST_F(xss, takes_what_is_enumerated)
+TEST_F(xss, xss_takes_what_is_enumerated)
 {
 	expect_xss(self->vcpu, XFEATURE_MASK_CET);
 }
@@ -175,20 +175,20 @@ static void set_cpuid_xss(struct kvm_vcpu *vcpu, uint64_t xss)
 	vcpu_set_cpuid(vcpu);
 }
 
-TEST_F(xss, takes_cet_user_only)
+TEST_F(xss, xss_takes_cet_user_only)
 {
 	set_cpuid_xss(self->vcpu, XFEATURE_MASK_CET_USER);
 	expect_xss(self->vcpu, XFEATURE_MASK_CET_USER);
 }
 
 /* CPUID cannot add what KVM does not support. */
-TEST_F(xss, takes_nothing_unsupported)
+TEST_F(xss, xss_takes_nothing_unsupported)
 {
 	set_cpuid_xss(self->vcpu, -1ull);
 	expect_xss(self->vcpu, XFEATURE_MASK_CET);
 }
 
-TEST_F(xss, absent_without_xsaves)
+TEST_F(xss, xss_absent_without_xsaves)
 {
 	uint64_t val;
 
@@ -212,7 +212,7 @@ static void guest_cpuid_size(struct cet_call *call)
 	call->ret = ebx;
 }
 
-TEST_F(xss, guest_cpuid_size_follows)
+TEST_F(xss, cpuid_size_follows_xss)
 {
 	static const uint64_t values[] = {
 		XFEATURE_MASK_CET_USER, XFEATURE_MASK_CET_KERNEL,
@@ -231,7 +231,7 @@ TEST_F(xss, guest_cpuid_size_follows)
 }
 
 /* The sizes that KVM fills in must not make CPUID look changed. */
-TEST_F(xss, same_cpuid_after_run)
+TEST_F(xss, cpuid_same_after_run)
 {
 	uint8_t vector;
 
@@ -254,7 +254,7 @@ static void expect_cpuid_fixed(struct kvm_vcpu *vcpu,
 	(&entry->eax)[feature.reg] ^= BIT(feature.bit);
 }
 
-TEST_F(xss, cet_features_fixed_after_run)
+TEST_F(xss, cpuid_cet_bits_fixed_after_run)
 {
 	uint64_t val;
 

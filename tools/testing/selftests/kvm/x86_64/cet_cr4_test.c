@@ -154,9 +154,9 @@ TEST_F(cr4, sync_sregs)
 		    "KVM_RUN accepted CR4.CET without CR0.WP");
 }
 
-KVM_ONE_VCPU_TEST_SUITE(no_cet);
+KVM_ONE_VCPU_TEST_SUITE(cr4_cet);
 
-KVM_ONE_VCPU_TEST(no_cet, cr4_cet_refused, NULL)
+KVM_ONE_VCPU_TEST(cr4_cet, refused_without_features, NULL)
 {
 	struct kvm_sregs sregs;
 

@@ -26,10 +26,10 @@ static void inject_cp(struct kvm_vcpu *vcpu, uint32_t error_code)
 	TEST_ASSERT_EQ(events.exception.error_code, error_code);
 }
 
-KVM_ONE_VCPU_TEST_SUITE(cp);
+KVM_ONE_VCPU_TEST_SUITE(events);
 
 /* #CP needs no CET: the VMM of any vCPU can inject it. */
-KVM_ONE_VCPU_TEST(cp, injected_with_error_code, NULL)
+KVM_ONE_VCPU_TEST(events, injected_cp_has_error_code, NULL)
 {
 	uint64_t *count = addr_gva2hva(vcpu->vm, (vm_vaddr_t)&cet_cp_count);
 	uint64_t *error_code = addr_gva2hva(vcpu->vm,
@@ -49,7 +49,7 @@ KVM_ONE_VCPU_TEST(cp, injected_with_error_code, NULL)
 }
 
 /* In the midst of a function that runs on the shadow stack. */
-KVM_ONE_VCPU_TEST(cp, injected_on_shadow_stack, NULL)
+KVM_ONE_VCPU_TEST(events, injected_cp_on_shadow_stack, NULL)
 {
 	const uint32_t error_code = 5;
 	struct cet_call *call;
@@ -74,7 +74,7 @@ KVM_ONE_VCPU_TEST(cp, injected_on_shadow_stack, NULL)
 }
 
 /* The control of the above: nothing injected, so the function returns. */
-KVM_ONE_VCPU_TEST(cp, none_after_user_exit_on_shadow_stack, NULL)
+KVM_ONE_VCPU_TEST(events, user_exit_on_shadow_stack, NULL)
 {
 	struct cet_call *call;
 
@@ -129,7 +129,7 @@ static bool cp_and_gp_is_double_fault(struct kvm_vcpu *vcpu)
 	return false;
 }
 
-KVM_ONE_VCPU_TEST(cp, contributes_to_double_fault, NULL)
+KVM_ONE_VCPU_TEST(events, cp_contributes_to_double_fault, NULL)
 {
 	vm_init_cet(vcpu->vm);
 	vcpu_init_cet(vcpu, true, true);
@@ -137,7 +137,7 @@ KVM_ONE_VCPU_TEST(cp, contributes_to_double_fault, NULL)
 		    "#CP, then #GP, is no #DF on a vCPU with CET");
 }
 
-KVM_ONE_VCPU_TEST(cp, is_benign_without_cet, NULL)
+KVM_ONE_VCPU_TEST(events, cp_is_benign_without_cet, NULL)
 {
 	vm_init_cet(vcpu->vm);
 	vcpu_init_cet(vcpu, false, false);
@@ -205,7 +205,7 @@ static void expect_cleared(struct kvm_vcpu *vcpu)
 }
 
 /* KVM_GET_MP_STATE is what processes the INIT, with no guest FPU loaded. */
-TEST_F(init, in_get_mp_state_of_vcpu_that_never_ran)
+TEST_F(init, init_before_first_run)
 {
 	struct kvm_mp_state mp_state;
 
@@ -216,7 +216,7 @@ TEST_F(init, in_get_mp_state_of_vcpu_that_never_ran)
 	expect_cleared(self->ap);
 }
 
-TEST_F(init, in_get_mp_state_after_run)
+TEST_F(init, init_between_runs)
 {
 	struct kvm_mp_state mp_state;
 
@@ -232,7 +232,7 @@ TEST_F(init, in_get_mp_state_after_run)
 #define RESET_PAGE		0xfffff000ul
 #define RESET_SLOT		10
 
-TEST_F(init, in_run)
+TEST_F(init, init_in_run)
 {
 	struct kvm_run *run = self->vcpu->run;
 

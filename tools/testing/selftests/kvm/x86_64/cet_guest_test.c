@@ -112,10 +112,10 @@ TEST_F(cet, cr4_cet_clear)
 	cet_expect_msr(self->vcpu, MSR_IA32_S_CET, self->s_cet);
 }
 
-KVM_ONE_VCPU_TEST_SUITE(no_cet);
+KVM_ONE_VCPU_TEST_SUITE(guest);
 
 /* The control: this code does run on where nothing stops it. */
-KVM_ONE_VCPU_TEST(no_cet, attacks_succeed, NULL)
+KVM_ONE_VCPU_TEST(guest, attacks_succeed_without_cet, NULL)
 {
 	vm_init_cet(vcpu->vm);
 	vcpu_init_cet(vcpu, false, false);
@@ -125,10 +125,8 @@ KVM_ONE_VCPU_TEST(no_cet, attacks_succeed, NULL)
 	expect(vcpu, guest_jump_off_endbr, 0, 0);
 }
 
-KVM_ONE_VCPU_TEST_SUITE(shadow_stack);
-
 /* What CALL has pushed, and SETSSBSY has marked, is in the guest's page. */
-KVM_ONE_VCPU_TEST(shadow_stack, is_in_guest_memory, NULL)
+KVM_ONE_VCPU_TEST(guest, shadow_stack_is_in_guest_memory, NULL)
 {
 	const uint64_t fn = (uint64_t)guest_call_return;
 	uint64_t *token;

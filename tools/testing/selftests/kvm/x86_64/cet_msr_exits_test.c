@@ -86,13 +86,13 @@ static void expect_exits(struct kvm_vcpu *vcpu, uint32_t msr, uint64_t val,
 		    cet_msr_name(msr), seen.write, expected.write);
 }
 
-TEST_F(exits, both_features)
+TEST_F(exits, exits_with_both)
 {
 	cet_set_msr(self->vcpu, variant->index, variant->val);
 	expect_exits(self->vcpu, variant->index, variant->val, variant->both);
 }
 
-TEST_F(exits, shstk_only)
+TEST_F(exits, exits_with_shstk_only)
 {
 	vcpu_init_cet(self->vcpu, true, false);
 	cet_set_msr(self->vcpu, variant->index, variant->val);
@@ -100,7 +100,7 @@ TEST_F(exits, shstk_only)
 		     variant->shstk_only);
 }
 
-TEST_F(exits, ibt_only)
+TEST_F(exits, exits_with_ibt_only)
 {
 	vcpu_init_cet(self->vcpu, false, true);
 	cet_set_msr(self->vcpu, variant->index, 0);
@@ -108,7 +108,7 @@ TEST_F(exits, ibt_only)
 		     variant->ibt_only);
 }
 
-TEST_F(exits, no_features)
+TEST_F(exits, exits_without_features)
 {
 	vcpu_init_cet(self->vcpu, false, false);
 	cet_set_msr(self->vcpu, variant->index, 0);
@@ -274,7 +274,7 @@ static void expect_user_exit(struct kvm_vcpu *vcpu,
 	TEST_ASSERT_EQ(cet_finish(vcpu)->vector, GP_VECTOR);
 }
 
-TEST_F(user_exit, unknown_without_features)
+TEST_F(user_exit, user_exit_without_features)
 {
 	int i;
 
@@ -287,13 +287,13 @@ TEST_F(user_exit, unknown_without_features)
 	}
 }
 
-TEST_F(user_exit, invalid_value_of_intercepted_msr)
+TEST_F(user_exit, user_exit_on_invalid_value)
 {
 	expect_user_exit(self->vcpu, guest_wrmsr, MSR_IA32_INT_SSP_TAB,
 			 NON_CANONICAL, KVM_MSR_EXIT_REASON_INVAL);
 }
 
-TEST_F(user_exit, invalid_bits_of_other_feature)
+TEST_F(user_exit, user_exit_on_bits_of_other_feature)
 {
 	vcpu_init_cet(self->vcpu, true, false);
 	expect_user_exit(self->vcpu, guest_wrmsr, MSR_IA32_S_CET, CET_ENDBR_EN,
@@ -303,7 +303,7 @@ TEST_F(user_exit, invalid_bits_of_other_feature)
 }
 
 /* The CPU refuses the value by itself: no exit that KVM could pass on. */
-TEST_F(user_exit, invalid_value_of_passed_through_msr)
+TEST_F(user_exit, no_user_exit_when_passed_through)
 {
 	cet_set_msr(self->vcpu, MSR_IA32_PL0_SSP, 8);
 	TEST_ASSERT_EQ(cet_wrmsr(self->vcpu, MSR_IA32_PL0_SSP, NON_CANONICAL),
@@ -311,7 +311,7 @@ TEST_F(user_exit, invalid_value_of_passed_through_msr)
 	cet_expect_msr(self->vcpu, MSR_IA32_PL0_SSP, 8);
 }
 
-TEST_F(user_exit, filtered)
+TEST_F(user_exit, user_exit_when_filtered)
 {
 	int i;
 

@@ -29,7 +29,9 @@ static uint64_t value(int seed, int i)
 	return 0x100000ull * (seed + 1) + 0x4000 * (i + 1);
 }
 
-#define NR_ENTRIES		(45 * NR_XSAVE_MSRS)
+/* How often the list of an ioctl goes through the MSRs. */
+#define NR_SEEDS		45
+#define NR_ENTRIES		(NR_SEEDS * NR_XSAVE_MSRS)
 #define NR_ROUNDS		60
 
 struct msr_list {
@@ -37,7 +39,10 @@ struct msr_list {
 	struct kvm_msr_entry entries[NR_ENTRIES];
 };
 
-/* As many entries as a list may have, so that much time goes by in one ioctl. */
+/*
+ * Nearly as many entries as a list may have, so that much time goes by in one
+ * ioctl.  No two have the same value: those of the last seed are to remain.
+ */
 static void init_list(struct msr_list *list, int seed)
 {
 	int i;
@@ -45,7 +50,8 @@ static void init_list(struct msr_list *list, int seed)
 	list->header.nmsrs = NR_ENTRIES;
 	for (i = 0; i < NR_ENTRIES; i++) {
 		list->entries[i].index = xsave_msrs[i % NR_XSAVE_MSRS];
-		list->entries[i].data = value(seed, i % NR_XSAVE_MSRS);
+		list->entries[i].data = value(seed + i / NR_XSAVE_MSRS,
+					      i % NR_XSAVE_MSRS);
 	}
 }
 
@@ -89,7 +95,7 @@ FIXTURE_TEARDOWN(preempt)
 	kvm_vm_free(self->vcpu->vm);
 }
 
-TEST_F(preempt, set_msrs)
+TEST_F(preempt, set_msrs_preempted)
 {
 	static struct msr_list list;
 	int i;
@@ -97,11 +103,11 @@ TEST_F(preempt, set_msrs)
 	for (i = 0; i < NR_ROUNDS; i++) {
 		init_list(&list, i);
 		vcpu_msrs_set(self->vcpu, &list.header);
-		expect_values(self->vcpu, i);
+		expect_values(self->vcpu, i + NR_SEEDS - 1);
 	}
 }
 
-TEST_F(preempt, get_msrs)
+TEST_F(preempt, get_msrs_preempted)
 {
 	static struct msr_list list;
 	int i, j;
@@ -208,7 +214,7 @@ TEST_F(preempt, two_vcpus_on_one_cpu)
 	watch(watchers);
 }
 
-KVM_ONE_VCPU_TEST_SUITE(sleep);
+KVM_ONE_VCPU_TEST_SUITE(blocked);
 
 static int nr_faults;
 
@@ -227,7 +233,7 @@ static int provide_page(int mode, int uffd, struct uffd_msg *msg)
  * Between two CET MSRs, KVM writes the wall clock to a page that only another
  * thread can provide.  Whatever was in the CPU's registers is gone after that.
  */
-KVM_ONE_VCPU_TEST(sleep, in_set_msrs, NULL)
+KVM_ONE_VCPU_TEST(blocked, set_msrs_blocked, NULL)
 {
 	vm_vaddr_t clock = vm_vaddr_alloc_page(vcpu->vm);
 	void *hva = addr_gva2hva(vcpu->vm, clock);
@@ -259,7 +265,7 @@ KVM_ONE_VCPU_TEST(sleep, in_set_msrs, NULL)
 	expect_values(vcpu, 1);
 }
 
-KVM_ONE_VCPU_TEST_SUITE(vmm_shadow_stack);
+KVM_ONE_VCPU_TEST_SUITE(vmm);
 
 /*
  * Always inline, and raw system calls: a function that enables the shadow
@@ -285,7 +291,7 @@ static __always_inline uint64_t read_ssp(void)
 	return ssp;
 }
 
-KVM_ONE_VCPU_TEST(vmm_shadow_stack, survives_ioctls, NULL)
+KVM_ONE_VCPU_TEST(vmm, shadow_stack_of_vmm_survives, NULL)
 {
 	static struct msr_list list;
 	uint64_t before, after;
@@ -300,11 +306,11 @@ KVM_ONE_VCPU_TEST(vmm_shadow_stack, survives_ioctls, NULL)
 	before = read_ssp();
 
 	vcpu_msrs_set(vcpu, &list.header);
-	expect_values(vcpu, 0);
+	expect_values(vcpu, NR_SEEDS - 1);
 	cet_enable(vcpu);
 	TEST_ASSERT_EQ(cet_run(vcpu, guest_smash_return,
 			       CET_SHSTK_EN)->error_code, CP_NEAR_RET);
-	cet_expect_msr(vcpu, MSR_IA32_U_CET, value(0, 0));
+	cet_expect_msr(vcpu, MSR_IA32_U_CET, value(NR_SEEDS - 1, 0));
 
 	after = read_ssp();
 	shadow_stack_prctl(ARCH_SHSTK_DISABLE);
