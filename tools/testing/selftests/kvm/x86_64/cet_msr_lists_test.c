@@ -101,6 +101,8 @@ TEST_F(lists, internal_ssp_index_refused)
 	TEST_ASSERT_EQ(get_msrs(self->vcpu, &self->list), 0);
 	TEST_ASSERT_EQ(set_msrs(self->vcpu, &self->list), 0);
 	TEST_ASSERT_EQ(cet_wrmsr(self->vcpu, MSR_KVM_INTERNAL_SSP, 0), GP_VECTOR);
+	TEST_ASSERT(!kvm_msr_is_in_save_restore_list(MSR_KVM_INTERNAL_SSP),
+		    "The internal index is in KVM_GET_MSR_INDEX_LIST");
 }
 
 /* The same code serves the system fd, which has no vCPU. */

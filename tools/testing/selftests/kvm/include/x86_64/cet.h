@@ -47,6 +47,7 @@ struct cet_call {
  * a KVM without CET, too, wants each subtest to say what it misses there.
  */
 void cet_require(void);
+bool cet_is_forced(void);
 
 /*
  * Create a VM with one vCPU whose CPUID has @shstk and @ibt as told, whether

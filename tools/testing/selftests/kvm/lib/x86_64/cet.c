@@ -54,9 +54,14 @@ const char *cet_msr_name(uint32_t msr)
 	}
 }
 
+bool cet_is_forced(void)
+{
+	return getenv("KVM_CET_FORCE");
+}
+
 void cet_require(void)
 {
-	if (getenv("KVM_CET_FORCE"))
+	if (cet_is_forced())
 		return;
 
 	TEST_REQUIRE(kvm_cpu_has(X86_FEATURE_SHSTK));
