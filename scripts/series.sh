@@ -78,6 +78,7 @@ series_build() {
 		printf '%s\n' "${overlays[@]}" >>"$tmp/overlays"
 		if [ -n "${known[$key]-}" ]; then
 			built=${known[$key]}
+			loaded=''
 			continue
 		fi
 		if [ -z "$loaded" ]; then
@@ -128,25 +129,43 @@ series_commit() {
 			lgit commit-tree -p "$built" "$(lgit write-tree)")
 }
 
-# checkout COMMIT DIRECTORY: has DIRECTORY, a worktree of build/linux.git, hold COMMIT; files that stay the same stay untouched.
+# checkout COMMIT DIRECTORY: has DIRECTORY, a worktree of build/linux.git, hold COMMIT; files that stay the same stay untouched. Until
+# this script ends, no other one changes it, but those that want the same COMMIT may read it.
+declare -A tree_locks=()
 checkout() {
-	local commit
+	local commit fd=${tree_locks[$2]-}
 	commit=$(lgit rev-parse --verify "$1^{commit}")
-	if [ ! -e "$2/.git" ]; then
-		say "$me: unpacking ${2#"$top"/}" >&2
-		mkdir -p "${2%/*}"
-		(
-			lock worktrees
-			rm -rf "$2"
-			lgit worktree prune
-			lgit worktree add -q --detach "$2" "$commit"
-		)
-		return
+	if [ -z "$fd" ]; then
+		mkdir -p "$top/build/lock"
+		exec {fd}>>"$top/build/lock/tree-$(tr / - <<<"${2#"$top/build/"}")"
+		tree_locks[$2]=$fd
 	fi
+	flock --shared "$fd"
+	until holds "$commit" "$2"; do
+		flock --nonblock "$fd" || { say "$me: waiting for another script that uses ${2#"$top"/}" >&2; flock "$fd"; }
+		if [ -e "$2/.git" ]; then
+			git -C "$2" checkout -q --detach "$commit"
+		else
+			say "$me: unpacking ${2#"$top"/}" >&2
+			mkdir -p "${2%/*}"
+			(
+				lock worktrees
+				rm -rf "$2"
+				lgit worktree prune
+				lgit worktree add -q --detach "$2" "$commit"
+			)
+		fi
+		flock --shared "$fd"
+	done
+}
+
+# holds COMMIT DIRECTORY
+holds() {
+	[ -e "$2/.git" ] || return 1
 	# A project that was moved takes its worktrees along.
 	git -C "$2" rev-parse -q --verify HEAD >/dev/null 2>&1 || lgit worktree repair "$2" >/dev/null
 	[ -z "$(git -C "$2" status --porcelain)" ] || die "${2#"$top"/} was changed by hand: keep what you want with 'make edit', then remove that folder"
-	[ "$(git -C "$2" rev-parse HEAD)" = "$commit" ] || git -C "$2" checkout -q --detach "$commit"
+	[ "$(git -C "$2" rev-parse HEAD)" = "$1" ]
 }
 
 # edit_is BASE COMMIT TIP: notes that patches/, which make COMMIT on BASE, and the branch edit, which is at TIP, say the same.
