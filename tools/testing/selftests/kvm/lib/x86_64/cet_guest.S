@@ -17,6 +17,7 @@
 #define CP_VECTOR		21
 #define CET_PORT		0x80
 
+/* IA32_S_CET = RAX */
 .macro WRITE_S_CET
 	mov	%rax, %rdx
 	shr	$32, %rdx
