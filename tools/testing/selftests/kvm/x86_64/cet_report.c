@@ -54,23 +54,6 @@ static uint64_t msr_value(int i)
 	}
 }
 
-static bool get_msr(struct kvm_vcpu *vcpu, uint32_t index, uint64_t *val)
-{
-	struct {
-		struct kvm_msrs header;
-		struct kvm_msr_entry entry;
-	} msr = {
-		.header.nmsrs = 1,
-		.entry.index = index,
-	};
-
-	if (__vcpu_ioctl(vcpu, KVM_GET_MSRS, &msr.header) != 1)
-		return false;
-
-	*val = msr.entry.data;
-	return true;
-}
-
 static void print_value(bool got, uint64_t val, const char *not)
 {
 	if (got)
@@ -85,7 +68,8 @@ static void report_msrs(void)
 	struct kvm_vm *vm = vm_create_cet(&vcpu, true, true);
 	int i;
 
-	printf("  MSR                   KVM_SET_MSRS      KVM_GET_MSRS      read by guest     exits\n");
+	printf("  %-20s  %-16s  %-16s  %-16s  exits\n", "MSR", "KVM_SET_MSRS",
+	       "KVM_GET_MSRS", "read by guest");
 
 	/* All of them first, so that one that ends up in another one is seen. */
 	for (i = 0; i < CET_NR_MSRS; i++)
@@ -97,7 +81,7 @@ static void report_msrs(void)
 		uint64_t host = 0, guest = 0, exits = 0;
 
 		set = _vcpu_set_msr(vcpu, cet_msrs[i], want) == 1;
-		get = get_msr(vcpu, cet_msrs[i], &host);
+		get = cet_get_msr(vcpu, cet_msrs[i], &host);
 		read = !cet_rdmsr(vcpu, cet_msrs[i], &guest);
 		if (read)
 			exits = cet_call_exits(vcpu, guest_rdmsr, cet_msrs[i], 0);
