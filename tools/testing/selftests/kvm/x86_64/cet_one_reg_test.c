@@ -14,12 +14,12 @@ static_assert(KVM_X86_REG_MSR(MSR_EFER) == 0x20300002c0000080ull);
 static_assert(KVM_X86_REG_MSR(MSR_IA32_S_CET) == 0x20300002000006a2ull);
 
 /* Returns 0, or errno. */
-static int access_reg(struct kvm_vcpu *vcpu, unsigned long ioctl, uint64_t id,
+static int access_reg(struct kvm_vcpu *vcpu, unsigned long cmd, uint64_t id,
 		      uint64_t *val)
 {
 	struct kvm_one_reg reg = { .id = id, .addr = (uintptr_t)val };
 
-	return __vcpu_ioctl(vcpu, ioctl, &reg) ? errno : 0;
+	return ioctl(vcpu->fd, cmd, &reg) ? errno : 0;
 }
 
 static void get_ssp(struct kvm_vcpu *vcpu, uint64_t *ssp)
@@ -215,7 +215,7 @@ KVM_ONE_VCPU_TEST(one_reg, bad_pointers, NULL)
 
 	TEST_ASSERT_EQ(access_reg(vcpu, KVM_GET_ONE_REG, SSP_ID, NULL), EFAULT);
 	TEST_ASSERT_EQ(access_reg(vcpu, KVM_SET_ONE_REG, SSP_ID, NULL), EFAULT);
-	TEST_ASSERT(__vcpu_ioctl(vcpu, KVM_GET_ONE_REG, NULL) && errno == EFAULT,
+	TEST_ASSERT(ioctl(vcpu->fd, KVM_GET_ONE_REG, NULL) && errno == EFAULT,
 		    "KVM_GET_ONE_REG of NULL: errno %d", errno);
 }
 
