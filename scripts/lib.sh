@@ -38,9 +38,11 @@ scratch() {
 	trap 'rm -rf "$tmp"' EXIT
 }
 
-# result NAME COMMAND...: one test, whose output goes to stderr, as a line of KTAP. results_end prints the plan and ends the script.
+# Tests report in KTAP: results_begin once all is prepared; result NAME COMMAND... for one test, whose output goes to stderr;
+# results_end ends the script.
 results=0
 failures=0
+results_begin() { say 'KTAP version 1'; }
 result() {
 	local name=$1 verdict=ok
 	shift

@@ -12,6 +12,15 @@ unset GIT_DIR GIT_WORK_TREE GIT_INDEX_FILE
 unset MAKEFLAGS MAKEOVERRIDES MFLAGS MAKELEVEL
 lgit() { GIT_CONFIG_GLOBAL=/dev/null GIT_CONFIG_NOSYSTEM=1 git --git-dir="$linux_git" "$@"; }
 
+# bare_git DIRECTORY: makes a repository for worktrees. It alone is bare: the kernel's spdxcheck.py would take a worktree for bare, too.
+bare_git() {
+	git init -q --bare "$1"
+	git --git-dir="$1" config extensions.worktreeConfig true
+	git --git-dir="$1" config --worktree core.bare true
+	git --git-dir="$1" config --unset core.bare
+	git --git-dir="$1" config gc.auto 0
+}
+
 # need_base: sets $version, the Debian version that BASE_VERSION chooses, and has its source in build/linux.git.
 # shellcheck disable=SC2034 # for the script that sources this
 need_base() {
