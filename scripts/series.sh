@@ -45,15 +45,15 @@ series_overlays() {
 series_check() {
 	local dir=$1/patches/$series bad path
 	[ -f "$dir/series" ] || die "patches/$series/series is missing"
-	bad=$(series_names "$1" | sort | uniq -d | head -n 1)
+	bad=$(series_names "$1" | sort | uniq -d | sed -n 1p)
 	[ -z "$bad" ] || die "patches/$series/series names $bad twice"
-	bad=$(comm -3 <(series_names "$1" | sort) <(cd "$dir" && printf '%s\n' *.patch | sed '/^\*/d' | sort) | head -n 1)
+	bad=$(comm -3 <(series_names "$1" | sort) <(cd "$dir" && printf '%s\n' *.patch | sed '/^\*/d' | sort) | sed -n 1p)
 	case $bad in
 	'') ;;
 	$'\t'*) die "patches/$series/series does not name ${bad#?}" ;;
 	*) die "patches/$series/$bad is missing" ;;
 	esac
-	bad=$(series_overlays "$1" | sort | uniq -d | head -n 1)
+	bad=$(series_overlays "$1" | sort | uniq -d | sed -n 1p)
 	[ -z "$bad" ] || die "$bad is the overlay of two patches ($(cd "$dir" && grep -lx "Overlay: $bad" -- *.patch | paste -sd ' '))"
 	while read -r path; do
 		case /$path/ in */../* | */./* | *//*) die "Overlay: $path: not a path below the kernel's top" ;; esac
@@ -121,7 +121,7 @@ series_commit() {
 			cat "$tmp/err" >&2
 			die "again: ${again:-scripts/series-apply}"
 		}
-		path=$(lgit apply --numstat "$tmp/diff" | cut -f 3 | grep -Fxf "$tmp/overlays" | head -n 1) || :
+		path=$(lgit apply --numstat "$tmp/diff" | cut -f 3 | grep -Fxf "$tmp/overlays" | sed -n 1p) || :
 		[ -z "$path" ] || die "$where changes $path, which is an overlay: edit the file itself"
 	elif [ $# = 0 ]; then
 		die "$where: neither a diff nor an Overlay: line"
