@@ -128,6 +128,9 @@ void guest_smash_return(void);
 void guest_jump_to_endbr(void);
 void guest_jump_off_endbr(void);
 
+/* The guest's address of the token: what is in PL0_SSP when cet_run() starts. */
+extern uint64_t cet_shadow_stack;
+
 /*
  * The host's address of the shadow stack's token, which is its highest entry.
  * The CALLs of a cet_run() are in the entries below it.
