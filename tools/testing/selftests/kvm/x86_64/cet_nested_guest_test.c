@@ -19,7 +19,6 @@
 /* All of these are guest data. */
 static struct vmx_pages *vmx;
 static struct cet_call *l2_call;
-static uint64_t l2_stack[512] __aligned(16);
 
 static void l2_nop(void)
 {
@@ -38,18 +37,6 @@ static void l2_run(void)
 	vmcall();
 }
 
-static void l1_prepare(void (*l2)(void))
-{
-	GUEST_ASSERT(prepare_for_vmx_operation(vmx));
-	GUEST_ASSERT(load_vmcs(vmx));
-	/* As if there was a return address. */
-	prepare_vmcs(vmx, l2, &l2_stack[ARRAY_SIZE(l2_stack) - 1]);
-
-	/* The bitmap is all 0: L1 intercepts no MSR. */
-	vmwrite(CPU_BASED_VM_EXEC_CONTROL,
-		vmreadz(CPU_BASED_VM_EXEC_CONTROL) | CPU_BASED_USE_MSR_BITMAPS);
-}
-
 /* L2 has to end by VMCALL. */
 static void l1_launch(void)
 {
@@ -62,7 +49,7 @@ static void guest_or_field(struct cet_call *call)
 {
 	const uint64_t field = call->arg[0];
 
-	l1_prepare(l2_nop);
+	cet_prepare_l1(vmx, l2_nop);
 	vmwrite(field, vmreadz(field) | call->arg[1]);
 	call->ret = vmlaunch() ? vmreadz(VM_INSTRUCTION_ERROR) : 0;
 }
@@ -70,7 +57,7 @@ static void guest_or_field(struct cet_call *call)
 /* L1: CR4 in VMX operation, before L2 to arg[0], after it to arg[1]. */
 static void guest_vmxon(struct cet_call *call)
 {
-	l1_prepare(l2_nop);
+	cet_prepare_l1(vmx, l2_nop);
 	call->arg[0] = get_cr4();
 	l1_launch();
 	call->arg[1] = get_cr4();
@@ -80,14 +67,14 @@ static void guest_vmxon(struct cet_call *call)
 static void guest_rdmsr_in_l2(struct cet_call *call)
 {
 	l2_call = call;
-	l1_prepare(l2_rdmsr);
+	cet_prepare_l1(vmx, l2_rdmsr);
 	l1_launch();
 }
 
 static void guest_run_in_l2(struct cet_call *call)
 {
 	l2_call = call;
-	l1_prepare(l2_run);
+	cet_prepare_l1(vmx, l2_run);
 	l1_launch();
 }
 

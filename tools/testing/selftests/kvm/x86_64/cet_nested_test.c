@@ -26,7 +26,6 @@ static struct {
 } msr_lists __aligned(512);
 
 static struct vmx_pages *vmx;
-static uint64_t l2_stack[512] __aligned(16);
 
 /*
  * A legal value for each MSR and writer.  With CR4.CET clear it has no effect,
@@ -76,18 +75,6 @@ static void l2_write_and_out(void)
 	vmcall();
 }
 
-static void l1_prepare(void (*l2)(void))
-{
-	GUEST_ASSERT(prepare_for_vmx_operation(vmx));
-	GUEST_ASSERT(load_vmcs(vmx));
-	/* As if there was a return address. */
-	prepare_vmcs(vmx, l2, &l2_stack[ARRAY_SIZE(l2_stack) - 1]);
-
-	/* The bitmap is all 0: L1 intercepts no MSR. */
-	vmwrite(CPU_BASED_VM_EXEC_CONTROL,
-		vmreadz(CPU_BASED_VM_EXEC_CONTROL) | CPU_BASED_USE_MSR_BITMAPS);
-}
-
 /* Returns the exit reason. */
 static uint64_t l1_launch(void)
 {
@@ -105,7 +92,7 @@ static void guest_l1(struct cet_call *call)
 	if (call->vector)
 		return;
 
-	l1_prepare((void *)call->arg[0]);
+	cet_prepare_l1(vmx, (void *)call->arg[0]);
 	if (call->arg[1])
 		memset(vmx->msr, 0xff, PAGE_SIZE);
 	call->ret = l1_launch();
@@ -136,7 +123,7 @@ static void guest_l1_lists(struct cet_call *call)
 		msr_lists.exit_load[i] = msr_entry(cet_msrs[i], EXIT_LIST);
 	}
 
-	l1_prepare(l2_read_and_write);
+	cet_prepare_l1(vmx, l2_read_and_write);
 	vmwrite(VM_ENTRY_MSR_LOAD_ADDR, gpa + (uint64_t)msr_lists.entry_load);
 	vmwrite(VM_ENTRY_MSR_LOAD_COUNT, CET_NR_MSRS);
 	vmwrite(VM_EXIT_MSR_STORE_ADDR, gpa + (uint64_t)msr_lists.exit_store);
@@ -159,7 +146,7 @@ static void guest_l1_failed_entries(struct cet_call *call)
 	if (call->vector)
 		return;
 
-	l1_prepare(l2_read_and_write);
+	cet_prepare_l1(vmx, l2_read_and_write);
 
 	/* Guest state: VMX operation fixes CR4.VMXE to 1. */
 	cr4 = vmreadz(GUEST_CR4);

@@ -137,6 +137,13 @@ extern uint64_t cet_shadow_stack;
  */
 uint64_t *cet_shadow_stack_hva(struct kvm_vm *vm);
 
+/*
+ * In L1: enter VMX operation, and have a VMCS for L2 that starts with @l2 and
+ * has none of its MSR accesses intercepted.
+ */
+struct vmx_pages;
+void cet_prepare_l1(struct vmx_pages *vmx, void (*l2)(void));
+
 /* KVM_SET_MSRS of one MSR, asserting that KVM accepts or refuses the value. */
 void cet_set_msr(struct kvm_vcpu *vcpu, uint32_t msr, uint64_t val);
 void cet_refuse_msr(struct kvm_vcpu *vcpu, uint32_t msr, uint64_t val);

@@ -7,6 +7,7 @@
 
 #include "cet.h"
 #include "test_util.h"
+#include "vmx.h"
 
 /* A VM exit per host interrupt aside, the counts of these tries are equal. */
 #define EXIT_COUNT_TRIES	10
@@ -339,4 +340,18 @@ void cet_expect_msr(struct kvm_vcpu *vcpu, uint32_t msr, uint64_t val)
 	TEST_ASSERT(got == val,
 		    "KVM_GET_MSRS returned %s = 0x%lx, not 0x%lx",
 		    cet_msr_name(msr), got, val);
+}
+
+void cet_prepare_l1(struct vmx_pages *vmx, void (*l2)(void))
+{
+	static uint64_t l2_stack[512] __aligned(16);
+
+	GUEST_ASSERT(prepare_for_vmx_operation(vmx));
+	GUEST_ASSERT(load_vmcs(vmx));
+	/* As if there was a return address. */
+	prepare_vmcs(vmx, l2, &l2_stack[ARRAY_SIZE(l2_stack) - 1]);
+
+	/* The bitmap is all 0. */
+	vmwrite(CPU_BASED_VM_EXEC_CONTROL,
+		vmreadz(CPU_BASED_VM_EXEC_CONTROL) | CPU_BASED_USE_MSR_BITMAPS);
 }
