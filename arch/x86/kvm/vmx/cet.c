@@ -127,35 +127,6 @@ void vmx_cet_reset_guest_state(void)
 	vmcs_writel(GUEST_INTR_SSP_TABLE, 0);
 }
 
-void vmx_cet_update_msr_intercepts(struct kvm_vcpu *vcpu)
-{
-	bool shstk = guest_cpu_cap_has(vcpu, X86_FEATURE_SHSTK);
-	bool ibt = guest_cpu_cap_has(vcpu, X86_FEATURE_IBT);
-	bool lm = guest_cpu_cap_has(vcpu, X86_FEATURE_LM);
-	u32 msr;
-
-	/* Nothing was ever passed through. */
-	if (!enable_cet)
-		return;
-
-	/*
-	 * The CPU accepts the bits of both features.  Check what a guest with
-	 * only one of them writes, so that it can't enable the one it should
-	 * not have.  XRSTORS can't be intercepted by component, and remains a
-	 * way to get such bits into IA32_U_CET.
-	 */
-	vmx_set_intercept_for_msr(vcpu, MSR_IA32_U_CET, MSR_TYPE_R, !shstk && !ibt);
-	vmx_set_intercept_for_msr(vcpu, MSR_IA32_U_CET, MSR_TYPE_W, !shstk || !ibt);
-	vmx_set_intercept_for_msr(vcpu, MSR_IA32_S_CET, MSR_TYPE_R, !shstk && !ibt);
-	vmx_set_intercept_for_msr(vcpu, MSR_IA32_S_CET, MSR_TYPE_W, !shstk || !ibt);
-
-	for (msr = MSR_IA32_PL0_SSP; msr <= MSR_IA32_PL3_SSP; msr++)
-		vmx_set_intercept_for_msr(vcpu, msr, MSR_TYPE_RW, !shstk);
-
-	/* Written once per boot of a guest's CPU, if at all. */
-	vmx_set_intercept_for_msr(vcpu, MSR_IA32_INT_SSP_TAB, MSR_TYPE_R, !shstk || !lm);
-}
-
 /* IA32_U_CET and IA32_S_CET exist with either CET feature. */
 static bool cet_ctl_access_allowed(struct kvm_vcpu *vcpu)
 {
@@ -230,6 +201,74 @@ static int vmx_get_xsave_msr(struct kvm_vcpu *vcpu, struct msr_data *msr_info)
 static int vmx_set_xsave_msr(struct kvm_vcpu *vcpu, struct msr_data *msr_info)
 {
 	return vmx_access_xsave_msr(vcpu, msr_info, true);
+}
+
+static void vmx_cet_update_msr_intercepts(struct kvm_vcpu *vcpu)
+{
+	bool shstk = guest_cpu_cap_has(vcpu, X86_FEATURE_SHSTK);
+	bool ibt = guest_cpu_cap_has(vcpu, X86_FEATURE_IBT);
+	bool lm = guest_cpu_cap_has(vcpu, X86_FEATURE_LM);
+	u32 msr;
+
+	/*
+	 * The CPU accepts the bits of both features.  Check what a guest with
+	 * only one of them writes, so that it can't enable the one it should
+	 * not have.  XRSTORS can't be intercepted by component, and remains a
+	 * way to get such bits into IA32_U_CET.
+	 */
+	vmx_set_intercept_for_msr(vcpu, MSR_IA32_U_CET, MSR_TYPE_R, !shstk && !ibt);
+	vmx_set_intercept_for_msr(vcpu, MSR_IA32_U_CET, MSR_TYPE_W, !shstk || !ibt);
+	vmx_set_intercept_for_msr(vcpu, MSR_IA32_S_CET, MSR_TYPE_R, !shstk && !ibt);
+	vmx_set_intercept_for_msr(vcpu, MSR_IA32_S_CET, MSR_TYPE_W, !shstk || !ibt);
+
+	for (msr = MSR_IA32_PL0_SSP; msr <= MSR_IA32_PL3_SSP; msr++)
+		vmx_set_intercept_for_msr(vcpu, msr, MSR_TYPE_RW, !shstk);
+
+	/* Written once per boot of a guest's CPU, if at all. */
+	vmx_set_intercept_for_msr(vcpu, MSR_IA32_INT_SSP_TAB, MSR_TYPE_R, !shstk || !lm);
+}
+
+/*
+ * User space can take features away as long as the vCPU has not run.  State that
+ * goes with them would be out of reach then, and yet in effect, or back as soon
+ * as the features are.
+ */
+static void vmx_cet_reset_absent_state(struct kvm_vcpu *vcpu)
+{
+	struct msr_data msr = { .index = MSR_IA32_U_CET, .host_initiated = true };
+
+	if (!kvm_is_valid_cet_ctl(vcpu, vmcs_readl(GUEST_S_CET)))
+		vmcs_writel(GUEST_S_CET, 0);
+	if (!cet_ssp_access_allowed(vcpu, MSR_IA32_INT_SSP_TAB))
+		vmcs_writel(GUEST_INTR_SSP_TABLE, 0);
+
+	kvm_load_guest_fpu(vcpu);
+
+	vmx_get_xsave_msr(vcpu, &msr);
+	if (!kvm_is_valid_cet_ctl(vcpu, msr.data)) {
+		msr.data = 0;
+		vmx_set_xsave_msr(vcpu, &msr);
+	}
+
+	if (!guest_cpu_cap_has(vcpu, X86_FEATURE_SHSTK)) {
+		vmcs_writel(GUEST_SSP, 0);
+
+		msr.data = 0;
+		for (msr.index = MSR_IA32_PL0_SSP; msr.index <= MSR_IA32_PL3_SSP; msr.index++)
+			vmx_set_xsave_msr(vcpu, &msr);
+	}
+
+	kvm_put_guest_fpu(vcpu);
+}
+
+void vmx_cet_after_set_cpuid(struct kvm_vcpu *vcpu)
+{
+	/* Nothing was ever passed through, and there is no state. */
+	if (!enable_cet)
+		return;
+
+	vmx_cet_update_msr_intercepts(vcpu);
+	vmx_cet_reset_absent_state(vcpu);
 }
 
 int vmx_get_cet_msr(struct kvm_vcpu *vcpu, struct msr_data *msr_info)

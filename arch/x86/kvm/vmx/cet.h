@@ -48,8 +48,13 @@ void vmx_cet_set_constant_host_state(void);
 /* Put the guest-state fields of the current VMCS into their reset state. */
 void vmx_cet_reset_guest_state(void);
 
-/* Pass MSRs through as the vCPU's CPUID has it. */
-void vmx_cet_update_msr_intercepts(struct kvm_vcpu *vcpu);
+/**
+ * vmx_cet_after_set_cpuid - adapt a vCPU to its new CPUID
+ * @vcpu:	the vCPU, loaded, in KVM_SET_CPUID2, guest FPU not loaded
+ *
+ * Pass MSRs through that the vCPU has, and reset state that it can't have.
+ */
+void vmx_cet_after_set_cpuid(struct kvm_vcpu *vcpu);
 
 /**
  * vmx_get_cet_msr - read one of the seven CET MSRs

@@ -6,7 +6,6 @@
  */
 #include <pthread.h>
 #include <sched.h>
-#include <asm/prctl.h>
 
 #include "kvm_test_harness.h"
 #include "cet.h"
@@ -280,30 +279,6 @@ FIXTURE_TEARDOWN(vmm)
 	kvm_vm_free(self->vcpu->vm);
 }
 
-/*
- * Always inline, and raw system calls: a function that enables the shadow
- * stack cannot return, as its own frame is not on that.
- */
-static __always_inline long shadow_stack_prctl(long op)
-{
-	long ret;
-
-	asm volatile("syscall"
-		     : "=a"(ret)
-		     : "a"(SYS_arch_prctl), "D"(op), "S"(ARCH_SHSTK_SHSTK)
-		     : "rcx", "r11", "memory");
-	return ret;
-}
-
-/* Without a shadow stack, RDSSP is a NOP. */
-static __always_inline uint64_t read_ssp(void)
-{
-	uint64_t ssp = 0;
-
-	asm volatile("rdsspq %0" : "+r"(ssp));
-	return ssp;
-}
-
 TEST_F(vmm, shadow_stack_of_vmm_survives)
 {
 	struct kvm_vcpu *vcpu = self->vcpu;
@@ -313,11 +288,11 @@ TEST_F(vmm, shadow_stack_of_vmm_survives)
 
 	init_list(&list, 0);
 
-	ret = shadow_stack_prctl(ARCH_SHSTK_ENABLE);
+	ret = cet_host_shadow_stack(ARCH_SHSTK_ENABLE);
 	if (ret && !cet_is_forced())
 		SKIP(return, "The host kernel has no user shadow stacks");
 	TEST_ASSERT(!ret, "No user shadow stack in the host, errno %ld", -ret);
-	before = read_ssp();
+	before = cet_host_ssp();
 
 	vcpu_msrs_set(vcpu, &list.header);
 	expect_values(vcpu, NR_SEEDS - 1);
@@ -326,8 +301,8 @@ TEST_F(vmm, shadow_stack_of_vmm_survives)
 			       CET_SHSTK_EN)->error_code, CP_NEAR_RET);
 	cet_expect_msr(vcpu, MSR_IA32_U_CET, value(NR_SEEDS - 1, 0));
 
-	after = read_ssp();
-	shadow_stack_prctl(ARCH_SHSTK_DISABLE);
+	after = cet_host_ssp();
+	cet_host_shadow_stack(ARCH_SHSTK_DISABLE);
 	TEST_ASSERT(before, "RDSSP found no shadow stack");
 	TEST_ASSERT_EQ(after, before);
 }

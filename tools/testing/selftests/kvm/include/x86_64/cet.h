@@ -6,6 +6,8 @@
 #ifndef SELFTEST_KVM_CET_H
 #define SELFTEST_KVM_CET_H
 
+#include <asm/prctl.h>
+
 #include "kvm_util.h"
 #include "processor.h"
 
@@ -151,5 +153,30 @@ void cet_refuse_msr(struct kvm_vcpu *vcpu, uint32_t msr, uint64_t val);
 bool cet_get_msr(struct kvm_vcpu *vcpu, uint32_t msr, uint64_t *val);
 /* The same, asserting that KVM has the MSR and returns @val. */
 void cet_expect_msr(struct kvm_vcpu *vcpu, uint32_t msr, uint64_t val);
+
+/*
+ * The VMM's own shadow stack: ARCH_SHSTK_ENABLE and ARCH_SHSTK_DISABLE, and
+ * where it is, 0 if nowhere.  Inline, and by a raw system call: a function that
+ * enables the shadow stack cannot return, as its own frame is not on that.
+ */
+static __always_inline long cet_host_shadow_stack(long op)
+{
+	long ret;
+
+	asm volatile("syscall"
+		     : "=a"(ret)
+		     : "a"(SYS_arch_prctl), "D"(op), "S"(ARCH_SHSTK_SHSTK)
+		     : "rcx", "r11", "memory");
+	return ret;
+}
+
+/* Without a shadow stack, RDSSP is a NOP. */
+static __always_inline uint64_t cet_host_ssp(void)
+{
+	uint64_t ssp = 0;
+
+	asm volatile("rdsspq %0" : "+r"(ssp));
+	return ssp;
+}
 
 #endif /* SELFTEST_KVM_CET_H */
