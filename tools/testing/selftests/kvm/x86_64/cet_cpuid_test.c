@@ -208,6 +208,8 @@ static void guest_cpuid_size(struct cet_call *call)
 	uint32_t eax, ebx, ecx, edx;
 
 	call->vector = wrmsr_safe(MSR_IA32_XSS, call->arg[0]);
+	if (call->arg[1])
+		xsetbv(0, call->arg[1]);
 	__cpuid(XSAVE_LEAF, 1, &eax, &ebx, &ecx, &edx);
 	call->ret = ebx;
 }
@@ -228,6 +230,23 @@ TEST_F(xss, cpuid_size_follows_xss)
 			    values[i], call->vector);
 		TEST_ASSERT_EQ(call->ret, compacted_size(values[i]));
 	}
+}
+
+TEST_F(xss, cpuid_size_follows_xcr0)
+{
+	const uint64_t xcr0 = XFEATURE_MASK_FP | XFEATURE_MASK_SSE |
+			      XFEATURE_MASK_YMM;
+	struct kvm_sregs sregs;
+	struct cet_call *call;
+
+	vcpu_sregs_get(self->vcpu, &sregs);
+	sregs.cr4 |= X86_CR4_OSXSAVE;
+	vcpu_sregs_set(self->vcpu, &sregs);
+
+	call = cet_call(self->vcpu, guest_cpuid_size, XFEATURE_MASK_CET, xcr0);
+	TEST_ASSERT(!call->vector, "WRMSR of IA32_XSS raised vector %lu",
+		    call->vector);
+	TEST_ASSERT_EQ(call->ret, compacted_size(XFEATURE_MASK_CET | xcr0));
 }
 
 /* The sizes that KVM fills in must not make CPUID look changed. */

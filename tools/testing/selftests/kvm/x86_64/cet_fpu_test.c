@@ -4,11 +4,14 @@
  * only, moves with XSAVES and XRSTORS, and is no part of KVM_GET_XSAVE.
  */
 #include <errno.h>
+#include <asm/prctl.h>
+#include <sys/syscall.h>
 
 #include "kvm_test_harness.h"
 #include "cet.h"
 
 #define XSAVE_HDR_BV		512
+#define XSAVE_HDR_COMP_BV	520
 #define XSAVE_HDR_END		576
 
 /* The MSRs of components 11 and 12, in the order of the XSAVES image. */
@@ -231,6 +234,77 @@ TEST_F(fpu, host_gets_what_guest_xrstors_loads)
 		cet_set_msr(self->vcpu, xsave_msrs[i], 0);
 	TEST_ASSERT_EQ(cet_call(self->vcpu, guest_xrstors, 0, 0)->vector, 0);
 	expect_values(self->vcpu);
+}
+
+/* Each component by itself: the guest's IA32_XSS is in effect. */
+TEST_F(fpu, guest_xsaves_is_limited_by_xss)
+{
+	uint64_t *xcomp_bv = addr_gva2hva(self->vcpu->vm, (vm_vaddr_t)image) +
+			     XSAVE_HDR_COMP_BV;
+	int i;
+
+	enable_xsaves(self->vcpu);
+	for (i = 11; i <= 12; i++) {
+		cet_set_msr(self->vcpu, MSR_IA32_XSS, BIT_ULL(i));
+		TEST_ASSERT_EQ(cet_call(self->vcpu, guest_xsaves, 0, 0)->vector, 0);
+		TEST_ASSERT_EQ(*xcomp_bv, BIT_ULL(63) | BIT_ULL(i));
+	}
+}
+
+/* Corner cases of what XRSTORS takes. */
+TEST_F(fpu, what_guest_xrstors_loads_is_restorable)
+{
+	static const uint64_t corners[][NR_XSAVE_MSRS] = {
+		{ CET_SHSTK_EN | CET_WRSS_EN | CET_ENDBR_EN | CET_WAIT_ENDBR,
+		  4, 8, 12, 16 },
+		{ 0x7ffffffff000 | CET_ENDBR_EN | CET_LEG_IW_EN | CET_SUPPRESS |
+		  CET_NO_TRACK_EN | CET_SUPPRESS_DISABLE,
+		  0x7ffffffffffc, 0x7ffffffffff8, 0xfffffffc, 0x100000000 },
+		{ 0xffff800000000000, 0xffff800000000000, 0xfffffffffffffffc,
+		  0xfffffffffffffff8, 0xffffffff00000000 },
+		{ 0xfffffffffffff000 | CET_WAIT_ENDBR, 0, 0, 0, 4 },
+		{ 0, 4, 0, 0, 0 },
+	};
+	void *hva = addr_gva2hva(self->vcpu->vm, (vm_vaddr_t)image);
+	struct kvm_vcpu *other;
+	struct kvm_vm *vm = vm_create_cet(&other, true, true);
+	int i, j;
+
+	enable_xsaves(self->vcpu);
+	set_values(self->vcpu);
+	TEST_ASSERT_EQ(cet_call(self->vcpu, guest_xsaves, 0, 0)->vector, 0);
+
+	for (i = 0; i < ARRAY_SIZE(corners); i++) {
+		memcpy(hva + XSAVE_HDR_END, corners[i], sizeof(corners[i]));
+		TEST_ASSERT_EQ(cet_call(self->vcpu, guest_xrstors, 0, 0)->vector, 0);
+		for (j = 0; j < NR_XSAVE_MSRS; j++) {
+			cet_expect_msr(self->vcpu, xsave_msrs[j], corners[i][j]);
+			cet_set_msr(other, xsave_msrs[j], corners[i][j]);
+			cet_expect_msr(other, xsave_msrs[j], corners[i][j]);
+		}
+	}
+	kvm_vm_free(vm);
+}
+
+/* What a process may permit itself, or its guests, is user state only. */
+TEST(permissions_are_for_user_state)
+{
+	static const int ops[] = {
+		ARCH_GET_XCOMP_SUPP, ARCH_GET_XCOMP_PERM,
+		ARCH_GET_XCOMP_GUEST_PERM,
+	};
+	uint64_t mask;
+	int i;
+
+	for (i = 0; i < ARRAY_SIZE(ops); i++) {
+		TEST_ASSERT(!syscall(SYS_arch_prctl, ops[i], &mask),
+			    "arch_prctl(0x%x) failed", ops[i]);
+		TEST_ASSERT(!(mask & XFEATURE_MASK_CET),
+			    "arch_prctl(0x%x) returned 0x%lx", ops[i], mask);
+	}
+	for (i = 11; i <= 12; i++)
+		TEST_ASSERT(syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_GUEST_PERM, i),
+			    "Guests can be permitted component %d", i);
 }
 
 /* XSS is the guest's only while it runs, S_CET is no part of the image. */

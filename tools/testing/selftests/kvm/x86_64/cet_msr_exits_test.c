@@ -6,6 +6,7 @@
 #include "cet.h"
 
 #define NON_CANONICAL		0x7000000000000000ull
+#define XSAVE_HDR_END		576
 
 FIXTURE(exits)
 {
@@ -177,6 +178,35 @@ TEST_F(exits, filter_survives_cpuid)
 	expect_denied(vcpu, variant->index, variant->val);
 }
 
+static uint8_t image[PAGE_SIZE] __aligned(64);
+
+static void guest_xsaves(struct cet_call *call)
+{
+	call->vector = kvm_asm_safe("xsaves64 (%[image])", [image]"r"(image),
+				    "a"(XFEATURE_MASK_CET), "d"(0));
+}
+
+/* What it does not pass through by RDMSR passes through by XSAVES. */
+TEST(filter_has_no_say_in_xsaves)
+{
+	struct kvm_vcpu *vcpu;
+	struct kvm_vm *vm = vm_create_cet(&vcpu, true, true);
+	struct kvm_sregs sregs;
+	uint64_t *u_cet = addr_gva2hva(vm, (vm_vaddr_t)image) + XSAVE_HDR_END;
+
+	vcpu_sregs_get(vcpu, &sregs);
+	sregs.cr4 |= X86_CR4_OSXSAVE;
+	vcpu_sregs_set(vcpu, &sregs);
+	cet_set_msr(vcpu, MSR_IA32_XSS, XFEATURE_MASK_CET);
+	cet_set_msr(vcpu, MSR_IA32_U_CET, 0x1000);
+
+	set_filter(vm, MSR_IA32_U_CET, false);
+	expect_denied(vcpu, MSR_IA32_U_CET, 0x1000);
+	TEST_ASSERT_EQ(cet_call(vcpu, guest_xsaves, 0, 0)->vector, 0);
+	TEST_ASSERT_EQ(*u_cet, 0x1000);
+	kvm_vm_free(vm);
+}
+
 FIXTURE(all_msrs)
 {
 	struct kvm_vcpu *vcpu;
@@ -285,6 +315,22 @@ TEST_F(user_exit, user_exit_without_features)
 		expect_user_exit(self->vcpu, guest_wrmsr, cet_msrs[i], 8,
 				 KVM_MSR_EXIT_REASON_UNKNOWN);
 	}
+}
+
+TEST_F(user_exit, user_exit_for_xss)
+{
+	cet_set_msr(self->vcpu, MSR_IA32_XSS, XFEATURE_MASK_CET);
+	expect_user_exit(self->vcpu, guest_wrmsr, MSR_IA32_XSS, BIT(8),
+			 KVM_MSR_EXIT_REASON_INVAL);
+}
+
+TEST_F(user_exit, user_exit_for_xss_without_xsaves)
+{
+	vcpu_clear_cpuid_feature(self->vcpu, X86_FEATURE_XSAVES);
+	expect_user_exit(self->vcpu, guest_rdmsr, MSR_IA32_XSS, 0,
+			 KVM_MSR_EXIT_REASON_UNKNOWN);
+	expect_user_exit(self->vcpu, guest_wrmsr, MSR_IA32_XSS, 0,
+			 KVM_MSR_EXIT_REASON_UNKNOWN);
 }
 
 TEST_F(user_exit, user_exit_on_invalid_value)

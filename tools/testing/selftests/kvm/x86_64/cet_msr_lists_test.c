@@ -84,6 +84,7 @@ TEST_F(lists, list_stops_at_illegal_value)
 TEST_F(lists, int_ssp_tab_absent_without_lm)
 {
 	struct kvm_vcpu *vcpu = self->vcpu;
+	uint64_t val;
 
 	cet_set_msr(vcpu, MSR_IA32_INT_SSP_TAB, 0);
 	vcpu_clear_cpuid_feature(vcpu, X86_FEATURE_LM);
@@ -91,16 +92,22 @@ TEST_F(lists, int_ssp_tab_absent_without_lm)
 	cet_set_msr(vcpu, MSR_IA32_INT_SSP_TAB, 0);
 	cet_refuse_msr(vcpu, MSR_IA32_INT_SSP_TAB, 8);
 	cet_expect_msr(vcpu, MSR_IA32_INT_SSP_TAB, 0);
+	TEST_ASSERT_EQ(cet_wrmsr(vcpu, MSR_IA32_INT_SSP_TAB, 8), GP_VECTOR);
+	TEST_ASSERT_EQ(cet_rdmsr(vcpu, MSR_IA32_INT_SSP_TAB, &val), GP_VECTOR);
+	TEST_ASSERT_EQ(cet_rdmsr(vcpu, MSR_IA32_PL0_SSP, &val), 0);
 }
 
 TEST_F(lists, internal_ssp_index_refused)
 {
+	uint64_t val;
+
 	self->list.header.nmsrs = 1;
 	self->list.entries[0].index = MSR_KVM_INTERNAL_SSP;
 	self->list.entries[0].data = 0;
 	TEST_ASSERT_EQ(get_msrs(self->vcpu, &self->list), 0);
 	TEST_ASSERT_EQ(set_msrs(self->vcpu, &self->list), 0);
 	TEST_ASSERT_EQ(cet_wrmsr(self->vcpu, MSR_KVM_INTERNAL_SSP, 0), GP_VECTOR);
+	TEST_ASSERT_EQ(cet_rdmsr(self->vcpu, MSR_KVM_INTERNAL_SSP, &val), GP_VECTOR);
 	TEST_ASSERT(!kvm_msr_is_in_save_restore_list(MSR_KVM_INTERNAL_SSP),
 		    "The internal index is in KVM_GET_MSR_INDEX_LIST");
 }
@@ -131,6 +138,45 @@ TEST_F(lists, cet_msrs_of_dev_kvm)
 	for (i = 0; i < nr_msrs; i++)
 		TEST_ASSERT_EQ(self->list.entries[i].data, 0);
 	close(fd);
+}
+
+static void expect_fpu_swaps(struct kvm_vcpu *vcpu, struct msr_list *list,
+			     int swaps)
+{
+	uint64_t before = cet_vcpu_stat(vcpu, "fpu_reload");
+
+	vcpu_msrs_set(vcpu, &list->header);
+	TEST_ASSERT_EQ(cet_vcpu_stat(vcpu, "fpu_reload") - before, swaps);
+	vcpu_msrs_get(vcpu, &list->header);
+	TEST_ASSERT_EQ(cet_vcpu_stat(vcpu, "fpu_reload") - before, 2 * swaps);
+}
+
+/* All the MSRs that XSAVES manages share one. */
+TEST_F(lists, one_fpu_swap_per_list)
+{
+	expect_fpu_swaps(self->vcpu, &self->list, 1);
+}
+
+TEST_F(lists, no_fpu_swap_for_other_msrs)
+{
+	/* S_CET, INT_SSP_TAB and IA32_XSS */
+	self->list.entries[0] = self->list.entries[1];
+	self->list.entries[1] = self->list.entries[CET_NR_MSRS - 1];
+	self->list.entries[2].index = MSR_IA32_XSS;
+	self->list.entries[2].data = 0;
+	self->list.header.nmsrs = 3;
+	expect_fpu_swaps(self->vcpu, &self->list, 0);
+}
+
+TEST_F(lists, no_fpu_swap_without_features)
+{
+	int i;
+
+	vcpu_msrs_set(self->vcpu, &self->list.header);
+	vcpu_init_cet(self->vcpu, false, false);
+	for (i = 0; i < CET_NR_MSRS; i++)
+		self->list.entries[i].data = 0;
+	expect_fpu_swaps(self->vcpu, &self->list, 0);
 }
 
 /* Whatever the CPU lets the guest write can be migrated. */

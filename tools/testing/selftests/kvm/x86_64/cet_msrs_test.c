@@ -40,6 +40,7 @@ FIXTURE_VARIANT(msr)
 		CET_SUPPRESS_DISABLE, CET_SUPPRESS, CET_WAIT_ENDBR,	\
 		CET_SHSTK_EN | CET_ENDBR_EN | CET_WAIT_ENDBR,		\
 		0x00007fffffffc000, HIGH_CANONICAL | 0x3f,		\
+		0x00007ffffffff000, 0x1000, 0x2000,			\
 	},								\
 	.illegal = {							\
 		BIT_ULL(6), BIT_ULL(7), BIT_ULL(8), BIT_ULL(9),		\

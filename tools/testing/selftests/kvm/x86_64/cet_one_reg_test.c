@@ -188,6 +188,28 @@ KVM_ONE_VCPU_TEST(one_reg, msrs, NULL)
 	TEST_ASSERT_EQ(val, vcpu_get_msr(vcpu, MSR_EFER));
 }
 
+static void guest_nop(struct cet_call *call)
+{
+}
+
+/* What KVM_SET_MSRS refuses once the vCPU has run is refused here, too. */
+KVM_ONE_VCPU_TEST(one_reg, feature_msrs_immutable_after_run, NULL)
+{
+	const uint64_t id = KVM_X86_REG_MSR(MSR_IA32_VMX_EPT_VPID_CAP);
+	uint64_t val, less;
+
+	vcpu_init_cet(vcpu, true, true);
+	TEST_ASSERT(!access_reg(vcpu, KVM_GET_ONE_REG, id, &val),
+		    "KVM_GET_ONE_REG refused an MSR");
+	less = val & (val - 1);
+	TEST_ASSERT_EQ(access_reg(vcpu, KVM_SET_ONE_REG, id, &less), 0);
+
+	cet_call(vcpu, guest_nop, 0, 0);
+	TEST_ASSERT_EQ(access_reg(vcpu, KVM_SET_ONE_REG, id, &less), 0);
+	val = less & (less - 1);
+	TEST_ASSERT_EQ(access_reg(vcpu, KVM_SET_ONE_REG, id, &val), EINVAL);
+}
+
 KVM_ONE_VCPU_TEST(one_reg, unknown_ids_refused, NULL)
 {
 	uint64_t ssp;

@@ -81,6 +81,9 @@ struct cet_call *cet_finish(struct kvm_vcpu *vcpu);
 uint64_t cet_call_exits(struct kvm_vcpu *vcpu, void (*fn)(struct cet_call *),
 			uint64_t arg0, uint64_t arg1);
 
+/* One of the vCPU's statistics by its name, such as "exits". */
+uint64_t cet_vcpu_stat(struct kvm_vcpu *vcpu, const char *name);
+
 /* Guest functions: arg[0] is the MSR or the value for the CR, arg[1] data. */
 void guest_rdmsr(struct cet_call *call);
 void guest_wrmsr(struct cet_call *call);

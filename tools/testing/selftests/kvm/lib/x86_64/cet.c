@@ -175,11 +175,12 @@ struct cet_call *cet_call(struct kvm_vcpu *vcpu, void (*fn)(struct cet_call *),
 	return cet_finish(vcpu);
 }
 
-static uint64_t vcpu_get_exits(struct kvm_vcpu *vcpu)
+uint64_t cet_vcpu_stat(struct kvm_vcpu *vcpu, const char *name)
 {
 	struct kvm_stats_desc *descs, *desc;
 	struct kvm_stats_header header;
-	uint64_t exits = 0;
+	bool found = false;
+	uint64_t val;
 	int fd, i;
 
 	fd = vcpu_get_stats_fd(vcpu);
@@ -188,15 +189,17 @@ static uint64_t vcpu_get_exits(struct kvm_vcpu *vcpu)
 
 	for (i = 0; i < header.num_desc; i++) {
 		desc = get_stats_descriptor(descs, i, &header);
-		if (!strcmp(desc->name, "exits"))
-			read_stat_data(fd, &header, desc, &exits, 1);
+		if (!strcmp(desc->name, name)) {
+			read_stat_data(fd, &header, desc, &val, 1);
+			found = true;
+		}
 	}
 
 	free(descs);
 	close(fd);
 
-	TEST_ASSERT(exits, "vCPU has no VM exits, or no count of them");
-	return exits;
+	TEST_ASSERT(found, "vCPUs have no statistic '%s'", name);
+	return val;
 }
 
 uint64_t cet_call_exits(struct kvm_vcpu *vcpu, void (*fn)(struct cet_call *),
@@ -209,9 +212,9 @@ uint64_t cet_call_exits(struct kvm_vcpu *vcpu, void (*fn)(struct cet_call *),
 	cet_call(vcpu, fn, arg0, arg1);
 
 	for (i = 0; i < EXIT_COUNT_TRIES; i++) {
-		exits = vcpu_get_exits(vcpu);
+		exits = cet_vcpu_stat(vcpu, "exits");
 		cet_call(vcpu, fn, arg0, arg1);
-		exits = vcpu_get_exits(vcpu) - exits;
+		exits = cet_vcpu_stat(vcpu, "exits") - exits;
 		least = min(least, exits);
 	}
 
