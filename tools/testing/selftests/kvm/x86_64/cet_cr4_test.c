@@ -154,6 +154,29 @@ TEST_F(cr4, sync_sregs)
 		    "KVM_RUN accepted CR4.CET without CR0.WP");
 }
 
+/* LMSW and CLTS write other bits of CR0, and don't mind. */
+static void guest_lmsw_clts(struct cet_call *call)
+{
+	/* In one go: what the compiler adds may want CR0.TS clear. */
+	asm volatile("lmsw %w2\n\t"
+		     "mov %%cr0, %0\n\t"
+		     "clts\n\t"
+		     "mov %%cr0, %1"
+		     : "=&r"(call->arg[0]), "=&r"(call->arg[1])
+		     : "r"((get_cr0() & 0xf) | X86_CR0_TS));
+}
+
+TEST_F(cr4, lmsw_and_clts_keep_wp)
+{
+	const uint64_t cr0 = self->sregs.cr0;
+	struct cet_call *call;
+
+	cet_enable(self->vcpu);
+	call = cet_call(self->vcpu, guest_lmsw_clts, 0, 0);
+	TEST_ASSERT_EQ(call->arg[0], cr0 | X86_CR0_TS);
+	TEST_ASSERT_EQ(call->arg[1], cr0);
+}
+
 KVM_ONE_VCPU_TEST_SUITE(cr4_cet);
 
 KVM_ONE_VCPU_TEST(cr4_cet, refused_without_features, NULL)
@@ -166,6 +189,23 @@ KVM_ONE_VCPU_TEST(cr4_cet, refused_without_features, NULL)
 
 	expect_sregs_refused(vcpu, &sregs);
 	TEST_ASSERT_EQ(cet_mov_cr4(vcpu, sregs.cr4), GP_VECTOR);
+}
+
+/* A new vCPU has no feature, whatever KVM supports. */
+KVM_ONE_VCPU_TEST(cr4_cet, refused_before_cpuid, NULL)
+{
+	struct kvm_vm *vm = vm_create_barebones();
+	struct kvm_vcpu *fresh = __vm_vcpu_add(vm, 0);
+	struct kvm_sregs sregs;
+
+	vcpu_sregs_get(fresh, &sregs);
+	sregs.cr0 |= X86_CR0_WP;
+	TEST_ASSERT(!_vcpu_sregs_set(fresh, &sregs),
+		    "KVM_SET_SREGS refused CR0.WP");
+
+	sregs.cr4 |= X86_CR4_CET;
+	expect_sregs_refused(fresh, &sregs);
+	kvm_vm_free(vm);
 }
 
 int main(int argc, char *argv[])

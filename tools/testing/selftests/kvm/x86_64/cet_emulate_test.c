@@ -74,6 +74,21 @@ PAYLOAD(guest_enter, "mov %rbp, %r9", "enter $16, $0; mov %r9, %rbp")
 PAYLOAD(guest_leave, "push %rbp\nmov %rsp, %rbp\npush $0", "leave")
 PAYLOAD(guest_mov, "xor %ecx, %ecx", "mov $1, %ecx; jrcxz 3f")
 
+/* What CET brought, with a shadow stack at hand */
+#define SHADOW_STACK	"mov cet_shadow_stack(%rip), %rdx\nsub $64, %rdx"
+
+PAYLOAD(guest_incssp, "mov $1, %ecx", "incsspq %rcx")
+PAYLOAD(guest_rdssp, "", "rdsspq %rdx")
+PAYLOAD(guest_saveprevssp, "", "saveprevssp")
+PAYLOAD(guest_rstorssp, SHADOW_STACK, "rstorssp (%rdx)")
+PAYLOAD(guest_wrss, SHADOW_STACK, "wrssq %rax, (%rdx)")
+PAYLOAD(guest_wruss, SHADOW_STACK, "wrussq %rax, (%rdx)")
+PAYLOAD(guest_setssbsy, "", "setssbsy")
+PAYLOAD(guest_clrssbsy, SHADOW_STACK, "clrssbsy (%rdx)")
+PAYLOAD(guest_endbr64, "", "endbr64")
+
+PAYLOAD(guest_mov_to_shadow_stack, SHADOW_STACK, "mov %rax, (%rdx)")
+
 /* To the other code segment, and back by an instruction of the processor. */
 PAYLOAD(guest_jmp_compat,
 	"lea 4f(%rip), %rdx\npush $0\nmovl $256, 4(%rsp)\nmov %edx, (%rsp)",
@@ -105,6 +120,14 @@ static __attribute__((naked)) void guest_gp_handler(void)
 {
 	asm("endbr64\n"
 	    "movq $13, seen+32(%rip)\n"
+	    "pop seen+40(%rip)\n"
+	    END_PAYLOAD);
+}
+
+static __attribute__((naked)) void guest_pf_handler(void)
+{
+	asm("endbr64\n"
+	    "movq $14, seen+32(%rip)\n"
 	    "pop seen+40(%rip)\n"
 	    END_PAYLOAD);
 }
@@ -147,15 +170,21 @@ static const struct insn {
 	{ "MOV", guest_mov },
 };
 
-static void set_handler(struct kvm_vm *vm, int vector, void (*handler)(void))
-{
-	struct idt_entry *idt = addr_gva2hva(vm, vm->arch.idt);
-	uint64_t entry = (uint64_t)handler;
-
-	idt[vector].offset0 = entry;
-	idt[vector].offset1 = entry >> 16;
-	idt[vector].offset2 = entry >> 32;
-}
+/*
+ * Not for the emulator: it does not know them, or, those with gives_up, takes
+ * them for no-operations of some kind, and does not know those.
+ */
+static const struct insn cet_insns[] = {
+	{ "INCSSP", guest_incssp },
+	{ "RDSSP", guest_rdssp, .gives_up = true },
+	{ "SAVEPREVSSP", guest_saveprevssp },
+	{ "RSTORSSP", guest_rstorssp },
+	{ "WRSS", guest_wrss },
+	{ "WRUSS", guest_wruss },
+	{ "SETSSBSY", guest_setssbsy },
+	{ "CLRSSBSY", guest_clrssbsy },
+	{ "ENDBR64", guest_endbr64, .gives_up = true },
+};
 
 static void init(struct kvm_vcpu *vcpu, bool cet)
 {
@@ -177,8 +206,8 @@ static bool run(struct kvm_vcpu *vcpu, void (*payload)(void), uint64_t s_cet,
 	bool gave_up;
 
 	/* Not earlier: cet_enable() has the library handle #GP. */
-	set_handler(vcpu->vm, UD_VECTOR, guest_ud_handler);
-	set_handler(vcpu->vm, GP_VECTOR, guest_gp_handler);
+	vm_set_raw_handler(vcpu->vm, UD_VECTOR, guest_ud_handler);
+	vm_set_raw_handler(vcpu->vm, GP_VECTOR, guest_gp_handler);
 
 	memset(&seen, 0, sizeof(seen));
 	sync_global_to_guest(vcpu->vm, seen);
@@ -308,6 +337,48 @@ KVM_ONE_VCPU_TEST(emulate, msr_filter, NULL)
 	expect_all(vcpu, CET_SHSTK_EN, 0);
 }
 
+/* With and without shadow stacks, nothing of these is done. */
+KVM_ONE_VCPU_TEST(emulate, cet_instructions, NULL)
+{
+	static const uint64_t s_cet[] = {
+		CET_SHSTK_EN | CET_WRSS_EN, CET_ENDBR_EN, 0
+	};
+	const struct insn *insn;
+	bool done, gave_up;
+	int i, j;
+
+	init(vcpu, true);
+	for (i = 0; i < ARRAY_SIZE(cet_insns); i++) {
+		for (j = 0; j < ARRAY_SIZE(s_cet); j++) {
+			insn = &cet_insns[i];
+			cet_enable(vcpu);
+			gave_up = run(vcpu, insn->payload, s_cet[j], &done);
+			TEST_ASSERT(gave_up == insn->gives_up,
+				    "%s: KVM gave up: %d", insn->name, gave_up);
+			TEST_ASSERT(seen.vector == UD_VECTOR,
+				    "%s raised vector %lu, not #UD",
+				    insn->name, seen.vector);
+			expect_untouched(insn->name, done);
+		}
+	}
+}
+
+/* To the emulator, a shadow stack is a page that is not writable. */
+KVM_ONE_VCPU_TEST(emulate, mov_to_shadow_stack, NULL)
+{
+	bool done;
+
+	init(vcpu, true);
+	cet_enable(vcpu);
+	vm_set_raw_handler(vcpu->vm, PF_VECTOR, guest_pf_handler);
+	TEST_ASSERT(!run(vcpu, guest_mov_to_shadow_stack, CET_SHSTK_EN, &done),
+		    "KVM gave up on MOV");
+	expect_untouched("MOV to a shadow stack", done);
+	TEST_ASSERT_EQ(seen.vector, PF_VECTOR);
+	TEST_ASSERT_EQ(seen.error_code,
+		       PFERR_PRESENT_MASK | PFERR_WRITE_MASK);
+}
+
 KVM_ONE_VCPU_TEST(emulate, cr4_cet_clear, NULL)
 {
 	init(vcpu, true);
@@ -376,6 +447,171 @@ KVM_ONE_VCPU_TEST(emulate, jmp_to_compat_with_narrow_or_unused_ssp, NULL)
 	cet_run(vcpu, guest_call_return, CET_SHSTK_EN);
 	TEST_ASSERT(!jmp_compat_faults(vcpu, 0),
 		    "#GP although there is no shadow stack");
+}
+
+/* Segments of user mode, as IRET wants them */
+#define USER_CS			0x10b
+#define USER_DS			0x113
+#define USER_CS_DESCRIPTOR	0x00affb000000ffffull
+#define USER_DS_DESCRIPTOR	0x00cff3000000ffffull
+/* In the task state segment */
+#define TSS_RSP0		4
+
+/*
+ * The same as PAYLOAD() in user mode, from where #UD leads back, be it that of
+ * the instruction or of the UD2 that it should come to.
+ */
+#define USER_PAYLOAD(name, prepare, code)		\
+static __attribute__((naked)) void name(void)		\
+{							\
+	asm("endbr64\n"					\
+	    "mov %rsp, %r10\n"				\
+	    "push $" __stringify(USER_DS) "\n"		\
+	    "lea -256(%r10), %rax\n"			\
+	    "push %rax\n"				\
+	    "pushf\n"					\
+	    "push $" __stringify(USER_CS) "\n"		\
+	    "lea 4f(%rip), %rax\n"			\
+	    "push %rax\n"				\
+	    "iretq\n"					\
+	    "4: lea 1f(%rip), %rax\n"			\
+	    "mov %rax, seen(%rip)\n"			\
+	    TARGET					\
+	    prepare "\n"				\
+	    KVM_FEP "1:" code "\n"			\
+	    "ud2\n"					\
+	    "2: ud2\n");				\
+}
+
+USER_PAYLOAD(guest_user_call, "", "call 2f")
+USER_PAYLOAD(guest_user_ret, "push %rdx", "ret")
+USER_PAYLOAD(guest_user_jmp_reg, "", "jmp *%rdx")
+USER_PAYLOAD(guest_user_jmp_far,
+	     "push $" __stringify(USER_CS) "\nshlq $32, (%rsp)\nor %rdx, (%rsp)",
+	     "ljmp *(%rsp)")
+
+static __attribute__((naked)) void guest_user_ud_handler(void)
+{
+	asm("endbr64\n"
+	    "mov %rdx, %rax\n"
+	    "pop seen+16(%rip)\n"
+	    "mov %r10, %rsp\n"
+	    "ret\n");
+}
+
+static void make_user(struct kvm_vm *vm, uint64_t *table, int level)
+{
+	int i;
+
+	for (i = 0; i < PAGE_SIZE / sizeof(*table); i++) {
+		if (!(table[i] & PTE_PRESENT_MASK))
+			continue;
+		table[i] |= PTE_USER_MASK;
+		if (level > PG_LEVEL_4K)
+			make_user(vm, addr_gpa2hva(vm, PTE_GET_PA(table[i])),
+				  level - 1);
+	}
+}
+
+/* At CPL 3, it is U_CET that matters to near branches. */
+KVM_ONE_VCPU_TEST(emulate, user_mode, NULL)
+{
+	static const struct insn user_insns[] = {
+		{ "CALL rel32", guest_user_call, CET_SHSTK_EN, true },
+		{ "RET", guest_user_ret, CET_SHSTK_EN, true },
+		{ "JMP r64", guest_user_jmp_reg, CET_ENDBR_EN, true },
+		{ "JMP m16:32", guest_user_jmp_far, CET_ENDBR_EN },
+	};
+	/* To run with a supervisor shadow stack, #UD would need a second one. */
+	static const struct {
+		uint64_t u_cet, s_cet;
+	} modes[] = {
+		{ 0, 0 },
+		{ 0, CET_ENDBR_EN },
+		{ CET_ENDBR_EN, 0 },
+		{ CET_SHSTK_EN, 0 },
+		{ CET_SHSTK_EN, CET_ENDBR_EN },
+		{ CET_BOTH_EN, 0 },
+	};
+	struct kvm_vm *vm = vcpu->vm;
+	const struct insn *insn;
+	uint64_t *gdt, enabled, target;
+	void *tss;
+	int i, j;
+
+	init(vcpu, true);
+	cet_enable(vcpu);
+	make_user(vm, addr_gpa2hva(vm, vm->pgd), PG_LEVEL_512G);
+	gdt = addr_gva2hva(vm, vm->arch.gdt);
+	gdt[USER_CS / sizeof(*gdt)] = USER_CS_DESCRIPTOR;
+	gdt[USER_DS / sizeof(*gdt)] = USER_DS_DESCRIPTOR;
+	tss = addr_gva2hva(vm, vm->arch.tss);
+	*(uint64_t *)(tss + TSS_RSP0) = vm_vaddr_alloc_page(vm) + PAGE_SIZE;
+	vm_set_raw_handler(vm, UD_VECTOR, guest_user_ud_handler);
+
+	for (i = 0; i < ARRAY_SIZE(user_insns); i++) {
+		for (j = 0; j < ARRAY_SIZE(modes); j++) {
+			insn = &user_insns[i];
+			enabled = modes[j].u_cet;
+			if (!insn->near)
+				enabled |= modes[j].s_cet;
+
+			cet_set_msr(vcpu, MSR_IA32_U_CET, modes[j].u_cet);
+			/* The handler returns label 2. */
+			target = cet_run(vcpu, insn->payload,
+					 modes[j].s_cet)->ret;
+			sync_global_from_guest(vm, seen);
+			if (insn->refused_for & enabled)
+				target = seen.rip;
+			TEST_ASSERT(seen.end_rip == target,
+				    "%s with U_CET = 0x%lx, S_CET = 0x%lx: #UD at 0x%lx, not 0x%lx",
+				    insn->name, modes[j].u_cet, modes[j].s_cet,
+				    seen.end_rip, target);
+		}
+	}
+}
+
+/* In real mode, there is no CET. */
+KVM_ONE_VCPU_TEST(emulate, real_mode, NULL)
+{
+	static const uint8_t code[] = {
+		0x0f, 0x0b, 'k', 'v', 'm',	/* KVM_FEP */
+		0xe8, 0, 0,			/* call 1f */
+		0xe6, CET_PORT,			/* 1: out %al, $CET_PORT */
+	};
+	/* What #UD would get to */
+	static const uint8_t handler[] = { 0xe6, CET_PORT + 1 };
+	struct kvm_sregs sregs;
+	struct kvm_regs regs;
+	uint32_t *ivt;
+
+	init(vcpu, true);
+	cet_set_msr(vcpu, MSR_IA32_S_CET, CET_BOTH_EN);
+
+	ivt = addr_gpa2hva(vcpu->vm, 0);
+	ivt[UD_VECTOR] = 0x1800;
+	memcpy(addr_gpa2hva(vcpu->vm, 0x1000), code, sizeof(code));
+	memcpy(addr_gpa2hva(vcpu->vm, 0x1800), handler, sizeof(handler));
+
+	vcpu_sregs_get(vcpu, &sregs);
+	sregs.cr0 &= ~(X86_CR0_PE | X86_CR0_PG);
+	sregs.cr4 = X86_CR4_CET;
+	sregs.efer = 0;
+	sregs.idt.base = 0;
+	sregs.idt.limit = 0xffff;
+	sregs.cs = (struct kvm_segment) {
+		.limit = 0xffff, .type = 3, .present = 1, .s = 1,
+	};
+	sregs.ds = sregs.es = sregs.fs = sregs.gs = sregs.ss = sregs.cs;
+	vcpu_sregs_set(vcpu, &sregs);
+	vcpu_regs_get(vcpu, &regs);
+	regs.rip = 0x1000;
+	regs.rsp = 0x2000;
+	vcpu_regs_set(vcpu, &regs);
+
+	vcpu_run(vcpu);
+	TEST_ASSERT_KVM_EXIT_REASON(vcpu, KVM_EXIT_IO);
+	TEST_ASSERT(vcpu->run->io.port == CET_PORT, "CALL raised #UD");
 }
 
 /* The control: KVM can emulate all of these. */

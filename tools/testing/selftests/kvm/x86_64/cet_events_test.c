@@ -1,9 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * #CP from user space, its part in double faults, and what INIT does to CET.
+ * The delivery of #CP, by the processor and by user space, its part in double
+ * faults, and what RESET and INIT do to CET.
  */
+#include <errno.h>
+
 #include "kvm_test_harness.h"
 #include "cet.h"
+
+#define SSP_ID			KVM_X86_REG_KVM(KVM_REG_GUEST_SSP)
 
 static void guest_nop(struct cet_call *call)
 {
@@ -92,6 +97,192 @@ KVM_ONE_VCPU_TEST(events, user_exit_on_shadow_stack, NULL)
 	TEST_ASSERT_EQ(call->ret, 1);
 }
 
+/* What the last exception brought with it; guest data. */
+#define NO_ERROR_CODE		~0ull
+static uint64_t delivered_error_code;
+
+static __attribute__((naked)) void guest_any_handler(void)
+{
+	/* Without error code, CS comes second on the stack. */
+	asm("endbr64\n"
+	    "movq $-1, delivered_error_code(%rip)\n"
+	    "cmpq $8, 8(%rsp)\n"
+	    "je 1f\n"
+	    "pop delivered_error_code(%rip)\n"
+	    "1: iretq\n");
+}
+
+/*
+ * KVM delivers what it is told, with or without an error code, whatever is
+ * usual for the vector.
+ */
+static void expect_delivered_as_told(struct kvm_vcpu *vcpu)
+{
+	static const struct {
+		uint8_t vector;
+		bool has_error_code;
+		uint32_t error_code;
+		uint64_t delivered;
+	} exceptions[] = {
+		{ CP_VECTOR, true, CP_ENDBRANCH, CP_ENDBRANCH },
+		{ CP_VECTOR, false, CP_ENDBRANCH, NO_ERROR_CODE },
+		/* There is no room for the upper half. */
+		{ CP_VECTOR, true, 0x18002, 0x8002 },
+		{ GP_VECTOR, true, 0x50, 0x50 },
+		{ GP_VECTOR, false, 0x50, NO_ERROR_CODE },
+		{ UD_VECTOR, true, 5, 5 },
+		{ UD_VECTOR, false, 5, NO_ERROR_CODE },
+		{ 31, true, 5, 5 },
+		{ 31, false, 5, NO_ERROR_CODE },
+	};
+	struct kvm_vcpu_events events;
+	uint64_t *delivered;
+	int i;
+
+	delivered = addr_gva2hva(vcpu->vm, (vm_vaddr_t)&delivered_error_code);
+	cet_call(vcpu, guest_nop, 0, 0);
+
+	for (i = 0; i < ARRAY_SIZE(exceptions); i++) {
+		vm_set_raw_handler(vcpu->vm, exceptions[i].vector,
+				   guest_any_handler);
+		vcpu_events_get(vcpu, &events);
+		events.exception.injected = true;
+		events.exception.nr = exceptions[i].vector;
+		events.exception.has_error_code = exceptions[i].has_error_code;
+		events.exception.error_code = exceptions[i].error_code;
+		vcpu_events_set(vcpu, &events);
+
+		*delivered = 0;
+		cet_call(vcpu, guest_nop, 0, 0);
+		TEST_ASSERT(*delivered == exceptions[i].delivered,
+			    "Exception %d: vector %u got error code 0x%lx", i,
+			    exceptions[i].vector, *delivered);
+	}
+}
+
+KVM_ONE_VCPU_TEST(events, delivered_as_told, NULL)
+{
+	vm_init_cet(vcpu->vm);
+	vcpu_init_cet(vcpu, true, true);
+	expect_delivered_as_told(vcpu);
+}
+
+KVM_ONE_VCPU_TEST(events, delivered_as_told_without_cet, NULL)
+{
+	vm_init_cet(vcpu->vm);
+	vcpu_init_cet(vcpu, false, false);
+	expect_delivered_as_told(vcpu);
+}
+
+KVM_ONE_VCPU_TEST(events, no_exception_refused, NULL)
+{
+	static const uint8_t bad[] = { NMI_VECTOR, 32, 255 };
+	struct kvm_vcpu_events events;
+	int i;
+
+	vcpu_events_get(vcpu, &events);
+	events.exception.injected = true;
+	for (i = 0; i < ARRAY_SIZE(bad); i++) {
+		events.exception.nr = bad[i];
+		TEST_ASSERT(__vcpu_ioctl(vcpu, KVM_SET_VCPU_EVENTS, &events) == -1 &&
+			    errno == EINVAL,
+			    "KVM_SET_VCPU_EVENTS accepted exception %u", bad[i]);
+	}
+}
+
+/*
+ * From its own stack on, the delivery of #CP in a run of guest_jump_off_endbr()
+ * or guest_smash_return() meets a page that KVM has not mapped yet, exits, and
+ * has to be repeated.
+ */
+#define IST_GPA			0x2000000
+#define IST_GVA			0x7e0000000000ull
+#define IST_SLOT		11
+/* In the task state segment */
+#define TSS_IST1		0x24
+
+static void give_cp_a_stack(struct kvm_vm *vm)
+{
+	struct idt_entry *idt = addr_gva2hva(vm, vm->arch.idt);
+	void *tss = addr_gva2hva(vm, vm->arch.tss);
+
+	/* A slot of its own, for no large page to be larger. */
+	vm_userspace_mem_region_add(vm, VM_MEM_SRC_ANONYMOUS, IST_GPA,
+				    IST_SLOT, 1, 0);
+	virt_map(vm, IST_GVA, IST_GPA, 1);
+
+	*(uint64_t *)(tss + TSS_IST1) = IST_GVA + PAGE_SIZE;
+	idt[CP_VECTOR].ist = 1;
+}
+
+KVM_ONE_VCPU_TEST(events, interrupted_delivery_keeps_error_code, NULL)
+{
+	struct cet_call *call;
+
+	vm_init_cet(vcpu->vm);
+	vcpu_init_cet(vcpu, true, true);
+	cet_enable(vcpu);
+	give_cp_a_stack(vcpu->vm);
+
+	call = cet_run(vcpu, guest_jump_off_endbr, CET_ENDBR_EN);
+	TEST_ASSERT_EQ(call->vector, CP_VECTOR);
+	TEST_ASSERT_EQ(call->error_code, CP_ENDBRANCH);
+}
+
+/* The stack comes with a shadow stack, from the interrupt SSP table. */
+KVM_ONE_VCPU_TEST(events, interrupted_delivery_switches_shadow_stacks, NULL)
+{
+	const size_t token = PAGE_SIZE - sizeof(uint64_t);
+	struct kvm_vm *vm = vcpu->vm;
+	vm_vaddr_t ssp, alias, table;
+	struct cet_call *call;
+	uint64_t *busy;
+
+	vm_init_cet(vm);
+	vcpu_init_cet(vcpu, true, true);
+	cet_enable(vcpu);
+	give_cp_a_stack(vm);
+
+	ssp = vm_alloc_shadow_stack(vm, &alias) + token;
+	busy = addr_gva2hva(vm, alias + token);
+	*busy = ssp;
+	table = vm_vaddr_alloc_page(vm);
+	((uint64_t *)addr_gva2hva(vm, table))[1] = ssp;
+	cet_set_msr(vcpu, MSR_IA32_INT_SSP_TAB, table);
+
+	call = cet_run(vcpu, guest_smash_return, CET_SHSTK_EN);
+	TEST_ASSERT_EQ(call->vector, CP_VECTOR);
+	TEST_ASSERT_EQ(call->error_code, CP_NEAR_RET);
+	TEST_ASSERT(*busy == (ssp | 1), "The handler's token is 0x%lx", *busy);
+}
+
+/* KVM doesn't intercept #CP, nor do debuggers of the guest make it do so. */
+static void expect_cp_without_exit(struct kvm_vcpu *vcpu)
+{
+	struct cet_call *call;
+
+	call = cet_run(vcpu, guest_jump_off_endbr, CET_SHSTK_EN | CET_ENDBR_EN);
+	TEST_ASSERT_EQ(call->error_code, CP_ENDBRANCH);
+	TEST_ASSERT_EQ(cet_call_exits(vcpu, guest_run,
+				      (uint64_t)guest_jump_off_endbr,
+				      CET_SHSTK_EN | CET_ENDBR_EN), 0);
+}
+
+KVM_ONE_VCPU_TEST(events, cp_costs_no_exit, NULL)
+{
+	struct kvm_guest_debug debug = {
+		.control = KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_USE_SW_BP,
+	};
+
+	vm_init_cet(vcpu->vm);
+	vcpu_init_cet(vcpu, true, true);
+	cet_enable(vcpu);
+	expect_cp_without_exit(vcpu);
+
+	vcpu_guest_debug_set(vcpu, &debug);
+	expect_cp_without_exit(vcpu);
+}
+
 #define SYNC_DOUBLE_FAULT	0xdf
 
 static void guest_df_handler(struct ex_regs *regs)
@@ -137,6 +328,23 @@ KVM_ONE_VCPU_TEST(events, cp_contributes_to_double_fault, NULL)
 		    "#CP, then #GP, is no #DF on a vCPU with CET");
 }
 
+/* One of the features is enough. */
+KVM_ONE_VCPU_TEST(events, cp_contributes_with_shstk_only, NULL)
+{
+	vm_init_cet(vcpu->vm);
+	vcpu_init_cet(vcpu, true, false);
+	TEST_ASSERT(cp_and_gp_is_double_fault(vcpu),
+		    "#CP, then #GP, is no #DF on a vCPU with CET");
+}
+
+KVM_ONE_VCPU_TEST(events, cp_contributes_with_ibt_only, NULL)
+{
+	vm_init_cet(vcpu->vm);
+	vcpu_init_cet(vcpu, false, true);
+	TEST_ASSERT(cp_and_gp_is_double_fault(vcpu),
+		    "#CP, then #GP, is no #DF on a vCPU with CET");
+}
+
 KVM_ONE_VCPU_TEST(events, cp_is_benign_without_cet, NULL)
 {
 	vm_init_cet(vcpu->vm);
@@ -173,6 +381,7 @@ static void set_cet_state(struct kvm_vcpu *vcpu)
 	for (i = 0; i < CET_NR_MSRS; i++)
 		cet_set_msr(vcpu, cet_msrs[i], 0x4000 * (i + 1));
 	cet_set_msr(vcpu, MSR_IA32_XSS, XFEATURE_MASK_CET);
+	vcpu_set_reg(vcpu, SSP_ID, 0x1000);
 
 	vcpu_sregs_get(vcpu, &sregs);
 	sregs.cr4 |= X86_CR4_CET;
@@ -190,21 +399,32 @@ static void pend_init(struct kvm_vcpu *vcpu)
 	vcpu_events_set(vcpu, &events);
 }
 
-/* INIT clears all but XSS. */
-static void expect_cleared(struct kvm_vcpu *vcpu)
+static void expect_cleared(struct kvm_vcpu *vcpu, uint64_t xss)
 {
 	struct kvm_sregs sregs;
+	uint64_t ssp;
 	int i;
 
 	for (i = 0; i < CET_NR_MSRS; i++)
 		cet_expect_msr(vcpu, cet_msrs[i], 0);
-	cet_expect_msr(vcpu, MSR_IA32_XSS, XFEATURE_MASK_CET);
+	cet_expect_msr(vcpu, MSR_IA32_XSS, xss);
+	vcpu_get_reg(vcpu, SSP_ID, &ssp);
+	TEST_ASSERT_EQ(ssp, 0);
 
 	vcpu_sregs_get(vcpu, &sregs);
 	TEST_ASSERT_EQ(sregs.cr4 & X86_CR4_CET, 0);
 }
 
-/* KVM_GET_MP_STATE is what processes the INIT, with no guest FPU loaded. */
+TEST_F(init, reset)
+{
+	expect_cleared(self->vcpu, 0);
+	expect_cleared(self->ap, 0);
+}
+
+/*
+ * INIT clears all but XSS.  KVM_GET_MP_STATE is what processes it, with no
+ * guest FPU loaded.
+ */
 TEST_F(init, init_before_first_run)
 {
 	struct kvm_mp_state mp_state;
@@ -213,7 +433,7 @@ TEST_F(init, init_before_first_run)
 	pend_init(self->ap);
 	vcpu_mp_state_get(self->ap, &mp_state);
 	TEST_ASSERT_EQ(mp_state.mp_state, KVM_MP_STATE_INIT_RECEIVED);
-	expect_cleared(self->ap);
+	expect_cleared(self->ap, XFEATURE_MASK_CET);
 }
 
 TEST_F(init, init_between_runs)
@@ -225,30 +445,69 @@ TEST_F(init, init_between_runs)
 	pend_init(self->ap);
 	vcpu_mp_state_get(self->ap, &mp_state);
 	TEST_ASSERT_EQ(mp_state.mp_state, KVM_MP_STATE_INIT_RECEIVED);
-	expect_cleared(self->ap);
+	expect_cleared(self->ap, XFEATURE_MASK_CET);
 }
 
 /* The page in whose last 16 bytes a processor starts. */
 #define RESET_PAGE		0xfffff000ul
 #define RESET_SLOT		10
 
+/* Run @vcpu by INIT to the OUT of the code in @page. */
+static void run_init(struct kvm_vcpu *vcpu, const void *page)
+{
+	vm_userspace_mem_region_add(vcpu->vm, VM_MEM_SRC_ANONYMOUS, RESET_PAGE,
+				    RESET_SLOT, 1, 0);
+	memcpy(addr_gpa2hva(vcpu->vm, RESET_PAGE), page, PAGE_SIZE);
+
+	pend_init(vcpu);
+	vcpu_run(vcpu);
+	TEST_ASSERT_KVM_EXIT_REASON(vcpu, KVM_EXIT_IO);
+	TEST_ASSERT_EQ(vcpu->run->io.port, CET_PORT);
+}
+
 TEST_F(init, init_in_run)
 {
 	struct kvm_run *run = self->vcpu->run;
 
-	vm_userspace_mem_region_add(self->vcpu->vm, VM_MEM_SRC_ANONYMOUS,
-				    RESET_PAGE, RESET_SLOT, 1, 0);
-	memcpy(addr_gpa2hva(self->vcpu->vm, RESET_PAGE), guest_init_page,
-	       PAGE_SIZE);
-
 	set_cet_state(self->vcpu);
-	pend_init(self->vcpu);
-	vcpu_run(self->vcpu);
-
-	TEST_ASSERT_KVM_EXIT_REASON(self->vcpu, KVM_EXIT_IO);
-	TEST_ASSERT_EQ(run->io.port, CET_PORT);
+	run_init(self->vcpu, guest_init_page);
 	TEST_ASSERT_EQ(*(uint32_t *)((void *)run + run->io.data_offset), 0);
-	expect_cleared(self->vcpu);
+	expect_cleared(self->vcpu, XFEATURE_MASK_CET);
+}
+
+#define REAL_MODE_PORT		0x81
+#define REAL_MODE_HANDLER	0x1000
+
+/* There are no error codes in real mode. */
+TEST_F(init, injected_cp_in_real_mode)
+{
+	static const uint8_t page[PAGE_SIZE] = {
+		/* out %al, $CET_PORT; jmp . */
+		[0xff0] = 0xe6, CET_PORT, 0xeb, 0xfe,
+	};
+	static const uint8_t handler[] = {
+		0xe6, REAL_MODE_PORT,	/* out %al, $REAL_MODE_PORT */
+	};
+	struct kvm_vcpu *vcpu = self->vcpu;
+	struct kvm_regs regs;
+	uint32_t *ivt;
+
+	/* At 0 is the table of vectors. */
+	ivt = addr_gpa2hva(vcpu->vm, 0);
+	ivt[CP_VECTOR] = REAL_MODE_HANDLER;
+	memcpy(addr_gpa2hva(vcpu->vm, REAL_MODE_HANDLER), handler,
+	       sizeof(handler));
+
+	run_init(vcpu, page);
+	vcpu_run_complete_io(vcpu);
+	inject_cp(vcpu, CP_NEAR_RET);
+	vcpu_run(vcpu);
+	TEST_ASSERT_KVM_EXIT_REASON(vcpu, KVM_EXIT_IO);
+	TEST_ASSERT_EQ(vcpu->run->io.port, REAL_MODE_PORT);
+
+	/* FLAGS, CS and IP, downwards from 0 */
+	vcpu_regs_get(vcpu, &regs);
+	TEST_ASSERT_EQ(regs.rsp & 0xffff, 0xfffa);
 }
 
 int main(int argc, char *argv[])

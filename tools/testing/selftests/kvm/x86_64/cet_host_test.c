@@ -95,9 +95,20 @@ TEST_F(host, s_cet_kept_without_features)
 	expect_host_s_cet(self->s_cet);
 }
 
+/* The interrupt SSP table's address is the VMCS's to restore as well. */
+TEST_F(host, int_ssp_tab_kept)
+{
+	cet_set_msr(self->vcpu, MSR_IA32_INT_SSP_TAB, 0x1000);
+	cet_call(self->vcpu, guest_nop, 0, 0);
+	TEST_ASSERT_EQ(read_host_msr(MSR_IA32_INT_SSP_TAB), 0);
+	cet_expect_msr(self->vcpu, MSR_IA32_INT_SSP_TAB, 0x1000);
+}
+
+/* The port is the host's: L1 doesn't intercept OUT. */
 static void l2_guest_code(void)
 {
-	asm volatile("vmcall");
+	asm volatile("out %%al, %0\n\t"
+		     "vmcall" : : "i"(CET_PORT));
 }
 
 #define L2_STACK_SIZE		64
@@ -127,9 +138,17 @@ TEST_F(host, s_cet_kept_after_nested_guest)
 	vm_vaddr_t vmx;
 
 	vcpu_alloc_vmx(self->vcpu->vm, &vmx);
-	call = cet_call(self->vcpu, guest_run_l2, vmx, val);
+	call = cet_prepare(self->vcpu, guest_run_l2, vmx, val);
+	vcpu_run(self->vcpu);
 	TEST_ASSERT(!call->vector, "WRMSR of IA32_S_CET raised vector %lu",
 		    call->vector);
+
+	/* An exit from L2, and one from L1 */
+	TEST_ASSERT_KVM_EXIT_REASON(self->vcpu, KVM_EXIT_IO);
+	TEST_ASSERT_EQ(self->vcpu->run->io.port, CET_PORT);
+	expect_host_s_cet(self->s_cet);
+	vcpu_run(self->vcpu);
+	cet_finish(self->vcpu);
 	expect_host_s_cet(self->s_cet);
 
 	/* Nor has L2 taken L1's. */

@@ -57,6 +57,18 @@ bool cet_is_forced(void);
  */
 struct kvm_vm *vm_create_cet(struct kvm_vcpu **vcpu, bool shstk, bool ibt);
 
+/*
+ * Have @handler, in assembly, as the guest's handler of @vector: the library's
+ * ones have no ENDBR64, and return by IRET.
+ */
+void vm_set_raw_handler(struct kvm_vm *vm, int vector, void (*handler)(void));
+
+/*
+ * Map a fresh page twice: to @alias as it is usual, and to the address that is
+ * returned as a supervisor shadow stack.
+ */
+vm_vaddr_t vm_alloc_shadow_stack(struct kvm_vm *vm, vm_vaddr_t *alias);
+
 /* The parts of vm_create_cet(), for VMs and vCPUs that the caller created. */
 void vm_init_cet(struct kvm_vm *vm);
 void vcpu_init_cet(struct kvm_vcpu *vcpu, bool shstk, bool ibt);

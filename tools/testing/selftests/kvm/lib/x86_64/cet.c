@@ -77,11 +77,18 @@ static void guest_main(struct cet_call *call)
 	}
 }
 
-/*
- * Map a page a second time, the way that makes it a supervisor shadow stack:
- * not writable, yet dirty.
- */
-static vm_vaddr_t vm_alloc_shadow_stack(struct kvm_vm *vm, vm_vaddr_t *alias)
+void vm_set_raw_handler(struct kvm_vm *vm, int vector, void (*handler)(void))
+{
+	struct idt_entry *idt = addr_gva2hva(vm, vm->arch.idt);
+	uint64_t entry = (uint64_t)handler;
+
+	idt[vector].offset0 = entry;
+	idt[vector].offset1 = entry >> 16;
+	idt[vector].offset2 = entry >> 32;
+}
+
+/* What makes a page a shadow stack: it is not writable, yet dirty. */
+vm_vaddr_t vm_alloc_shadow_stack(struct kvm_vm *vm, vm_vaddr_t *alias)
 {
 	vm_vaddr_t gva;
 	uint64_t *pte;
@@ -99,9 +106,7 @@ static vm_vaddr_t vm_alloc_shadow_stack(struct kvm_vm *vm, vm_vaddr_t *alias)
 
 void vm_init_cet(struct kvm_vm *vm)
 {
-	uint64_t entry = (uint64_t)guest_cp_handler;
 	const size_t token = PAGE_SIZE - sizeof(uint64_t);
-	struct idt_entry *idt;
 	vm_vaddr_t gva, alias;
 
 	gva = vm_alloc_shadow_stack(vm, &alias);
@@ -109,10 +114,7 @@ void vm_init_cet(struct kvm_vm *vm)
 	write_guest_global(vm, cet_shadow_stack_alias, alias + token);
 
 	/* The library's entry of #CP has no ENDBR64 and no error code. */
-	idt = addr_gva2hva(vm, vm->arch.idt);
-	idt[CP_VECTOR].offset0 = entry;
-	idt[CP_VECTOR].offset1 = entry >> 16;
-	idt[CP_VECTOR].offset2 = entry >> 32;
+	vm_set_raw_handler(vm, CP_VECTOR, guest_cp_handler);
 }
 
 void vcpu_init_cet(struct kvm_vcpu *vcpu, bool shstk, bool ibt)
