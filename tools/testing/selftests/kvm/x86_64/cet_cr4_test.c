@@ -154,7 +154,10 @@ TEST_F(cr4, sync_sregs)
 		    "KVM_RUN accepted CR4.CET without CR0.WP");
 }
 
-/* LMSW and CLTS write other bits of CR0, and don't mind. */
+/*
+ * LMSW and CLTS write other bits of CR0, and don't mind.  It takes CR0.MP for
+ * KVM to see the LMSW.
+ */
 static void guest_lmsw_clts(struct cet_call *call)
 {
 	/* In one go: what the compiler adds may want CR0.TS clear. */
@@ -163,18 +166,19 @@ static void guest_lmsw_clts(struct cet_call *call)
 		     "clts\n\t"
 		     "mov %%cr0, %1"
 		     : "=&r"(call->arg[0]), "=&r"(call->arg[1])
-		     : "r"((get_cr0() & 0xf) | X86_CR0_TS));
+		     : "r"((get_cr0() & 0xf) ^ (X86_CR0_MP | X86_CR0_TS)));
 }
 
 TEST_F(cr4, lmsw_and_clts_keep_wp)
 {
-	const uint64_t cr0 = self->sregs.cr0;
+	const uint64_t mask = X86_CR0_WP | X86_CR0_TS | X86_CR0_MP;
 	struct cet_call *call;
 
+	TEST_ASSERT_EQ(self->sregs.cr0 & mask, X86_CR0_WP);
 	cet_enable(self->vcpu);
 	call = cet_call(self->vcpu, guest_lmsw_clts, 0, 0);
-	TEST_ASSERT_EQ(call->arg[0], cr0 | X86_CR0_TS);
-	TEST_ASSERT_EQ(call->arg[1], cr0);
+	TEST_ASSERT_EQ(call->arg[0] & mask, mask);
+	TEST_ASSERT_EQ(call->arg[1] & mask, X86_CR0_WP | X86_CR0_MP);
 }
 
 KVM_ONE_VCPU_TEST_SUITE(cr4_cet);

@@ -124,7 +124,7 @@ static __attribute__((naked)) void guest_gp_handler(void)
 	    END_PAYLOAD);
 }
 
-static __attribute__((naked)) void guest_pf_handler(void)
+static __attribute__((naked)) void guest_mov_pf_handler(void)
 {
 	asm("endbr64\n"
 	    "movq $14, seen+32(%rip)\n"
@@ -370,7 +370,7 @@ KVM_ONE_VCPU_TEST(emulate, mov_to_shadow_stack, NULL)
 
 	init(vcpu, true);
 	cet_enable(vcpu);
-	vm_set_raw_handler(vcpu->vm, PF_VECTOR, guest_pf_handler);
+	vm_set_raw_handler(vcpu->vm, PF_VECTOR, guest_mov_pf_handler);
 	TEST_ASSERT(!run(vcpu, guest_mov_to_shadow_stack, CET_SHSTK_EN, &done),
 		    "KVM gave up on MOV");
 	expect_untouched("MOV to a shadow stack", done);
@@ -416,13 +416,10 @@ static bool jmp_compat_faults(struct kvm_vcpu *vcpu, uint64_t s_cet)
 static void widen_ssp(struct kvm_vcpu *vcpu)
 {
 	uint64_t *ssp = addr_gva2hva(vcpu->vm, (vm_vaddr_t)&cet_shadow_stack);
-	uint64_t *pte;
 
 	virt_map(vcpu->vm, WIDE_GVA,
 		 addr_gva2gpa(vcpu->vm, *ssp) & ~(PAGE_SIZE - 1), 1);
-	pte = vm_get_page_table_entry(vcpu->vm, WIDE_GVA);
-	*pte &= ~PTE_WRITABLE_MASK;
-	*pte |= PTE_ACCESSED_MASK | PTE_DIRTY_MASK;
+	vm_make_shadow_stack(vcpu->vm, WIDE_GVA);
 	*ssp = WIDE_GVA + (*ssp & (PAGE_SIZE - 1));
 }
 

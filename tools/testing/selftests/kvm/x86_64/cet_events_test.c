@@ -452,62 +452,23 @@ TEST_F(init, init_between_runs)
 #define RESET_PAGE		0xfffff000ul
 #define RESET_SLOT		10
 
-/* Run @vcpu by INIT to the OUT of the code in @page. */
-static void run_init(struct kvm_vcpu *vcpu, const void *page)
-{
-	vm_userspace_mem_region_add(vcpu->vm, VM_MEM_SRC_ANONYMOUS, RESET_PAGE,
-				    RESET_SLOT, 1, 0);
-	memcpy(addr_gpa2hva(vcpu->vm, RESET_PAGE), page, PAGE_SIZE);
-
-	pend_init(vcpu);
-	vcpu_run(vcpu);
-	TEST_ASSERT_KVM_EXIT_REASON(vcpu, KVM_EXIT_IO);
-	TEST_ASSERT_EQ(vcpu->run->io.port, CET_PORT);
-}
-
 TEST_F(init, init_in_run)
 {
 	struct kvm_run *run = self->vcpu->run;
 
+	vm_userspace_mem_region_add(self->vcpu->vm, VM_MEM_SRC_ANONYMOUS,
+				    RESET_PAGE, RESET_SLOT, 1, 0);
+	memcpy(addr_gpa2hva(self->vcpu->vm, RESET_PAGE), guest_init_page,
+	       PAGE_SIZE);
+
 	set_cet_state(self->vcpu);
-	run_init(self->vcpu, guest_init_page);
+	pend_init(self->vcpu);
+	vcpu_run(self->vcpu);
+
+	TEST_ASSERT_KVM_EXIT_REASON(self->vcpu, KVM_EXIT_IO);
+	TEST_ASSERT_EQ(run->io.port, CET_PORT);
 	TEST_ASSERT_EQ(*(uint32_t *)((void *)run + run->io.data_offset), 0);
 	expect_cleared(self->vcpu, XFEATURE_MASK_CET);
-}
-
-#define REAL_MODE_PORT		0x81
-#define REAL_MODE_HANDLER	0x1000
-
-/* There are no error codes in real mode. */
-TEST_F(init, injected_cp_in_real_mode)
-{
-	static const uint8_t page[PAGE_SIZE] = {
-		/* out %al, $CET_PORT; jmp . */
-		[0xff0] = 0xe6, CET_PORT, 0xeb, 0xfe,
-	};
-	static const uint8_t handler[] = {
-		0xe6, REAL_MODE_PORT,	/* out %al, $REAL_MODE_PORT */
-	};
-	struct kvm_vcpu *vcpu = self->vcpu;
-	struct kvm_regs regs;
-	uint32_t *ivt;
-
-	/* At 0 is the table of vectors. */
-	ivt = addr_gpa2hva(vcpu->vm, 0);
-	ivt[CP_VECTOR] = REAL_MODE_HANDLER;
-	memcpy(addr_gpa2hva(vcpu->vm, REAL_MODE_HANDLER), handler,
-	       sizeof(handler));
-
-	run_init(vcpu, page);
-	vcpu_run_complete_io(vcpu);
-	inject_cp(vcpu, CP_NEAR_RET);
-	vcpu_run(vcpu);
-	TEST_ASSERT_KVM_EXIT_REASON(vcpu, KVM_EXIT_IO);
-	TEST_ASSERT_EQ(vcpu->run->io.port, REAL_MODE_PORT);
-
-	/* FLAGS, CS and IP, downwards from 0 */
-	vcpu_regs_get(vcpu, &regs);
-	TEST_ASSERT_EQ(regs.rsp & 0xffff, 0xfffa);
 }
 
 int main(int argc, char *argv[])

@@ -5,6 +5,7 @@
  */
 #include "kvm_test_harness.h"
 #include "cet.h"
+#include "vmx.h"
 
 #define SSP_ID			KVM_X86_REG_KVM(KVM_REG_GUEST_SSP)
 
@@ -16,6 +17,10 @@
 #define SMRAM_SSP		0xff18
 
 #define SMI_PORT		0x81
+
+/* Code for a mode without paging */
+#define CODE_GPA		0x2000000
+#define CODE_SLOT		2
 
 /* More than SMM, which is not 64-bit mode, can have in SSP. */
 #define SSP			0x123456789abc
@@ -272,6 +277,139 @@ KVM_ONE_VCPU_TEST(smm, msrs_kept, NULL)
 		cet_expect_msr(vcpu, cet_msrs[i], 0x4000 * (i + 1));
 }
 
+/*
+ * Without 64-bit mode, the map has no room for SSP: it stays in the processor.
+ * The vCPU has to be in a mode that it knows.
+ */
+KVM_ONE_VCPU_TEST(smm, ssp_kept_without_lm, NULL)
+{
+	static const uint8_t outs[] = {
+		0xe6, CET_PORT,			/* 1: out %al, $CET_PORT */
+		0xeb, 0xfc,			/* jmp 1b */
+	};
+	struct kvm_segment flat = {
+		.limit = 0xffffffff, .selector = 8, .type = 0xb, .present = 1,
+		.db = 1, .s = 1, .g = 1,
+	};
+	struct kvm_sregs sregs;
+	struct kvm_regs regs;
+	uint64_t *slot;
+
+	init_smm(vcpu, true, true);
+	vm_userspace_mem_region_add(vcpu->vm, VM_MEM_SRC_ANONYMOUS, CODE_GPA,
+				    CODE_SLOT, 1, 0);
+	memcpy(addr_gpa2hva(vcpu->vm, CODE_GPA), outs, sizeof(outs));
+
+	vcpu_sregs_get(vcpu, &sregs);
+	sregs.cr0 &= ~X86_CR0_PG;
+	sregs.cr4 = 0;
+	sregs.efer = 0;
+	sregs.cs = flat;
+	flat.type = 3;
+	sregs.ds = sregs.es = sregs.fs = sregs.gs = sregs.ss = flat;
+	vcpu_sregs_set(vcpu, &sregs);
+	vcpu_clear_cpuid_feature(vcpu, X86_FEATURE_LM);
+	vcpu_regs_get(vcpu, &regs);
+	regs.rip = CODE_GPA;
+	vcpu_regs_set(vcpu, &regs);
+	vcpu_run(vcpu);
+	expect_out(vcpu, CET_PORT);
+
+	vcpu_set_reg(vcpu, SSP_ID, 0x1000);
+	slot = enter_smm(vcpu, smi_handler);
+	TEST_ASSERT(*slot != 0x1000, "The 32-bit map has SSP");
+	TEST_ASSERT_EQ(get_ssp(vcpu), 0x1000);
+	*slot = 0x1001;
+	leave_smm(vcpu);
+	TEST_ASSERT_EQ(get_ssp(vcpu), 0x1000);
+}
+
+/* All of these are guest data. */
+static struct vmx_pages *vmx;
+static struct cet_call *l2_call;
+static uint64_t l2_stack[512] __aligned(16);
+
+static void l2_run(void)
+{
+	guest_run(l2_call);
+	vmcall();
+}
+
+/* L1: run guest_run(), but in L2, which L1 does not keep from any MSR. */
+static void guest_run_in_l2(struct cet_call *call)
+{
+	l2_call = call;
+	GUEST_ASSERT(prepare_for_vmx_operation(vmx));
+	GUEST_ASSERT(load_vmcs(vmx));
+	prepare_vmcs(vmx, l2_run, &l2_stack[ARRAY_SIZE(l2_stack) - 1]);
+	vmwrite(CPU_BASED_VM_EXEC_CONTROL,
+		vmreadz(CPU_BASED_VM_EXEC_CONTROL) | CPU_BASED_USE_MSR_BITMAPS);
+
+	GUEST_ASSERT(!vmlaunch());
+	GUEST_ASSERT_EQ(vmreadz(VM_EXIT_REASON), EXIT_REASON_VMCALL);
+}
+
+static bool is_in_l2(struct kvm_vcpu *vcpu)
+{
+	struct kvm_x86_state *state = vcpu_save_state(vcpu);
+	bool l2 = state->nested.flags & KVM_STATE_NESTED_GUEST_MODE;
+
+	kvm_x86_state_cleanup(state);
+	return l2;
+}
+
+/*
+ * KVM leaves L2 for SMM, and enters it again by RSM: L2 has a VMCS of its own,
+ * but gets on with its state.
+ */
+KVM_ONE_VCPU_TEST(smm, smi_in_l2, NULL)
+{
+	const uint64_t s_cet = CET_SHSTK_EN | CET_ENDBR_EN | CET_NO_TRACK_EN;
+	uint64_t *slot, ssp, vals[CET_NR_MSRS];
+	struct cet_call *call;
+	vm_vaddr_t gva;
+	int i;
+
+	init_smm(vcpu, true, true);
+	vcpu_alloc_vmx(vcpu->vm, &gva);
+	write_guest_global(vcpu->vm, vmx, (struct vmx_pages *)gva);
+
+	cet_enable(vcpu);
+	cet_set_msr(vcpu, MSR_IA32_INT_SSP_TAB, 0x4000);
+	cet_prepare_run(vcpu, guest_exit_and_return, s_cet)->fn =
+		guest_run_in_l2;
+	vcpu_run(vcpu);
+	expect_out(vcpu, CET_PORT);
+	TEST_ASSERT(is_in_l2(vcpu), "The vCPU is not in L2");
+
+	ssp = get_ssp(vcpu);
+	for (i = 0; i < CET_NR_MSRS; i++)
+		TEST_ASSERT(cet_get_msr(vcpu, cet_msrs[i], &vals[i]),
+			    "KVM_GET_MSRS refused %s",
+			    cet_msr_name(cet_msrs[i]));
+	TEST_ASSERT_EQ(vals[1], s_cet);
+
+	slot = enter_smm(vcpu, smi_handler);
+	TEST_ASSERT_EQ(*slot, ssp);
+	TEST_ASSERT(!is_in_l2(vcpu), "The vCPU is in L2 and in SMM");
+	expect_sregs(vcpu, X86_CR0_WP, 0);
+	TEST_ASSERT_EQ(get_ssp(vcpu), 0);
+	for (i = 0; i < CET_NR_MSRS; i++)
+		cet_expect_msr(vcpu, cet_msrs[i], vals[i]);
+
+	/* On L2's shadow stack, and back to L1, which is not on one. */
+	vcpu_run(vcpu);
+	call = cet_finish(vcpu);
+	TEST_ASSERT(!call->vector, "RET in L2: vector %lu, error code %lu",
+		    call->vector, call->error_code);
+	TEST_ASSERT_EQ(call->ret, 1);
+	TEST_ASSERT_EQ(get_ssp(vcpu), ssp + 16);
+	expect_sregs(vcpu, X86_CR0_WP, X86_CR4_CET);
+	for (i = 0; i < CET_NR_MSRS; i++)
+		cet_expect_msr(vcpu, cet_msrs[i],
+			       cet_msrs[i] == MSR_IA32_S_CET ? 0 : vals[i]);
+}
+
 FIXTURE(bad_ssp)
 {
 	struct kvm_vcpu *vcpu;
@@ -311,6 +449,7 @@ int main(int argc, char *argv[])
 {
 	cet_require();
 	TEST_REQUIRE(kvm_has_cap(KVM_CAP_X86_SMM));
+	TEST_REQUIRE(kvm_cpu_has(X86_FEATURE_VMX));
 
 	return test_harness_run(argc, argv);
 }

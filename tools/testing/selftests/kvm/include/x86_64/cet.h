@@ -68,6 +68,8 @@ void vm_set_raw_handler(struct kvm_vm *vm, int vector, void (*handler)(void));
  * returned as a supervisor shadow stack.
  */
 vm_vaddr_t vm_alloc_shadow_stack(struct kvm_vm *vm, vm_vaddr_t *alias);
+/* Make the page at @gva one, in the page table's terms. */
+void vm_make_shadow_stack(struct kvm_vm *vm, vm_vaddr_t gva);
 
 /* The parts of vm_create_cet(), for VMs and vCPUs that the caller created. */
 void vm_init_cet(struct kvm_vm *vm);
@@ -136,6 +138,8 @@ struct cet_call *cet_prepare_run(struct kvm_vcpu *vcpu, void (*payload)(void),
 /* cet_run()'s part in the guest, and the #CP handler that vm_init_cet() sets. */
 void guest_run(struct cet_call *call);
 void guest_cp_handler(void);
+/* The same for #PF, for tests that install it. */
+void guest_pf_handler(void);
 
 /* Payloads.  ret is 1 if the attack, or the jump, reached its target. */
 void guest_call_return(void);
@@ -145,8 +149,12 @@ void guest_smash_return(void);
 void guest_jump_to_endbr(void);
 void guest_jump_off_endbr(void);
 
-/* The guest's address of the token: what is in PL0_SSP when cet_run() starts. */
+/*
+ * The guest's address of the token: what is in PL0_SSP when cet_run() starts.
+ * It writes the token to the alias, which is not a shadow stack.
+ */
 extern uint64_t cet_shadow_stack;
+extern uint64_t cet_shadow_stack_alias;
 
 /*
  * The host's address of the shadow stack's token, which is its highest entry.

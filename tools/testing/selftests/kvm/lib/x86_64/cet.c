@@ -87,20 +87,24 @@ void vm_set_raw_handler(struct kvm_vm *vm, int vector, void (*handler)(void))
 	idt[vector].offset2 = entry >> 32;
 }
 
-/* What makes a page a shadow stack: it is not writable, yet dirty. */
+void vm_make_shadow_stack(struct kvm_vm *vm, vm_vaddr_t gva)
+{
+	uint64_t *pte = vm_get_page_table_entry(vm, gva);
+
+	/* Not writable, yet dirty. */
+	*pte &= ~PTE_WRITABLE_MASK;
+	*pte |= PTE_ACCESSED_MASK | PTE_DIRTY_MASK;
+}
+
 vm_vaddr_t vm_alloc_shadow_stack(struct kvm_vm *vm, vm_vaddr_t *alias)
 {
 	vm_vaddr_t gva;
-	uint64_t *pte;
 
 	*alias = vm_vaddr_alloc_page(vm);
 	gva = vm_vaddr_unused_gap(vm, PAGE_SIZE, KVM_UTIL_MIN_VADDR);
 	virt_map(vm, gva, addr_gva2gpa(vm, *alias), 1);
 
-	pte = vm_get_page_table_entry(vm, gva);
-	*pte &= ~PTE_WRITABLE_MASK;
-	*pte |= PTE_ACCESSED_MASK | PTE_DIRTY_MASK;
-
+	vm_make_shadow_stack(vm, gva);
 	return gva;
 }
 

@@ -14,6 +14,7 @@
 
 /* Their headers do not lend themselves to assembly. */
 #define MSR_IA32_S_CET		0x6a2
+#define PF_VECTOR		14
 #define CP_VECTOR		21
 #define CET_PORT		0x80
 
@@ -75,20 +76,29 @@ guest_run_end:
  * A #CP in a payload ends that payload, the handler leaves without IRET.  Any
  * other is counted, for tests that have KVM inject one.
  */
+.macro END_PAYLOAD vector
+	mov	guest_running(%rip), %rbx
+	movq	$\vector, CALL_VECTOR(%rbx)
+	pop	CALL_ERROR_CODE(%rbx)
+	mov	CALL_RECOVERY_RSP(%rbx), %rsp
+	jmp	guest_run_end
+.endm
+
 .global guest_cp_handler
 guest_cp_handler:
 	endbr64
 	cmpq	$0, guest_running(%rip)
 	je	1f
-	mov	guest_running(%rip), %rbx
-	movq	$CP_VECTOR, CALL_VECTOR(%rbx)
-	pop	CALL_ERROR_CODE(%rbx)
-	mov	CALL_RECOVERY_RSP(%rbx), %rsp
-	jmp	guest_run_end
+	END_PAYLOAD CP_VECTOR
 1:
 	incq	cet_cp_count(%rip)
 	pop	cet_cp_error_code(%rip)
 	iretq
+
+.global guest_pf_handler
+guest_pf_handler:
+	endbr64
+	END_PAYLOAD PF_VECTOR
 
 .global guest_call_return
 guest_call_return:

@@ -1,0 +1,196 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Shadow stacks as memory: they are logged as dirty, faults are told from those
+ * of other accesses, and what KVM can't do to them, it doesn't.
+ */
+#include <linux/bitmap.h>
+
+#include "kvm_test_harness.h"
+#include "cet.h"
+
+/* A shadow stack in a slot of its own, most of which stays untouched */
+#define STACK_GPA		0x3000000
+#define STACK_GVA		0x7d0000000000ull
+#define STACK_SLOT		10
+#define STACK_PAGES		16
+#define STACK_TOKEN		(STACK_PAGES * PAGE_SIZE - sizeof(uint64_t))
+
+/* Deep enough for another two pages */
+#define CALLS			(2 * PAGE_SIZE / sizeof(uint64_t) + 16)
+#define TOUCHED_PAGES		3
+
+#define PFERR_SS_MASK		BIT(6)
+
+static __attribute__((naked)) void guest_call_deeply(void)
+{
+	asm("endbr64\n"
+	    "mov %0, %%ecx\n"
+	    "call 1f\n"
+	    "mov $1, %%eax\n"
+	    "ret\n"
+	    "1: dec %%ecx\n"
+	    "jz 2f\n"
+	    "call 1b\n"
+	    "2: ret\n" : : "i"(CALLS));
+}
+
+static __attribute__((naked)) void guest_mov_to_shadow_stack(void)
+{
+	asm("endbr64\n"
+	    "mov cet_shadow_stack(%rip), %rcx\n"
+	    "xor %eax, %eax\n"
+	    "mov %rax, -64(%rcx)\n"
+	    "mov $1, %eax\n"
+	    "ret\n");
+}
+
+static __attribute__((naked)) void guest_wrss_to_shadow_stack(void)
+{
+	asm("endbr64\n"
+	    "mov cet_shadow_stack(%rip), %rcx\n"
+	    "xor %eax, %eax\n"
+	    "wrssq %rax, -64(%rcx)\n"
+	    "mov $1, %eax\n"
+	    "ret\n");
+}
+
+static __attribute__((naked)) void guest_wrss_to_data(void)
+{
+	asm("endbr64\n"
+	    "mov cet_shadow_stack_alias(%rip), %rcx\n"
+	    "xor %eax, %eax\n"
+	    "wrssq %rax, -64(%rcx)\n"
+	    "mov $1, %eax\n"
+	    "ret\n");
+}
+
+static void init(struct kvm_vcpu *vcpu)
+{
+	vm_init_cet(vcpu->vm);
+	vcpu_init_cet(vcpu, true, true);
+	cet_enable(vcpu);
+}
+
+/* Have cet_run() use a shadow stack that is in a slot with @flags. */
+static void init_slot(struct kvm_vcpu *vcpu, uint32_t flags)
+{
+	struct kvm_vm *vm = vcpu->vm;
+	int i;
+
+	init(vcpu);
+	vm_userspace_mem_region_add(vm, VM_MEM_SRC_ANONYMOUS, STACK_GPA,
+				    STACK_SLOT, STACK_PAGES, flags);
+	virt_map(vm, STACK_GVA, STACK_GPA, STACK_PAGES);
+	for (i = 0; i < STACK_PAGES; i++)
+		vm_make_shadow_stack(vm, STACK_GVA + i * PAGE_SIZE);
+
+	write_guest_global(vm, cet_shadow_stack, STACK_GVA + STACK_TOKEN);
+}
+
+static void call_deeply(struct kvm_vcpu *vcpu)
+{
+	uint64_t *token = addr_gpa2hva(vcpu->vm, STACK_GPA + STACK_TOKEN);
+	struct cet_call *call;
+
+	*token = STACK_GVA + STACK_TOKEN;
+	call = cet_run(vcpu, guest_call_deeply, CET_SHSTK_EN);
+	TEST_ASSERT(!call->vector, "Vector %lu, error code %lu", call->vector,
+		    call->error_code);
+	TEST_ASSERT_EQ(call->ret, 1);
+}
+
+/* Run, and see that the pages of the stack that it takes are dirty. */
+static void expect_logged(struct kvm_vcpu *vcpu)
+{
+	unsigned long log = 0;
+
+	call_deeply(vcpu);
+	kvm_vm_get_dirty_log(vcpu->vm, STACK_SLOT, &log);
+	TEST_ASSERT(log == GENMASK(STACK_PAGES - 1, STACK_PAGES - TOUCHED_PAGES),
+		    "Dirty pages of the shadow stack: 0x%lx", log);
+}
+
+KVM_ONE_VCPU_TEST_SUITE(memory);
+
+KVM_ONE_VCPU_TEST(memory, dirty_log, NULL)
+{
+	unsigned long log;
+
+	init_slot(vcpu, 0);
+	call_deeply(vcpu);
+
+	/* Logging begins with pages that are mapped. */
+	vm_mem_region_set_flags(vcpu->vm, STACK_SLOT, KVM_MEM_LOG_DIRTY_PAGES);
+	expect_logged(vcpu);
+	expect_logged(vcpu);
+
+	/* Nothing is in the log but what the guest does. */
+	kvm_vm_get_dirty_log(vcpu->vm, STACK_SLOT, &log);
+	TEST_ASSERT_EQ(log, 0);
+}
+
+/* Pages that KVM gets to know of while it logs. */
+KVM_ONE_VCPU_TEST(memory, dirty_log_from_start, NULL)
+{
+	init_slot(vcpu, KVM_MEM_LOG_DIRTY_PAGES);
+	expect_logged(vcpu);
+}
+
+/* What can't be written, KVM would have to emulate: it tells user space. */
+KVM_ONE_VCPU_TEST(memory, read_only_slot, NULL)
+{
+	uint64_t *token;
+
+	init_slot(vcpu, KVM_MEM_READONLY);
+	token = addr_gpa2hva(vcpu->vm, STACK_GPA + STACK_TOKEN);
+	*token = STACK_GVA + STACK_TOKEN;
+	cet_prepare_run(vcpu, guest_call_return, CET_SHSTK_EN);
+	vcpu_run(vcpu);
+	TEST_ASSERT(vcpu->run->exit_reason == KVM_EXIT_INTERNAL_ERROR,
+		    "Exit reason %u", vcpu->run->exit_reason);
+	TEST_ASSERT_EQ(vcpu->run->internal.suberror,
+		       KVM_INTERNAL_ERROR_EMULATION);
+	TEST_ASSERT_EQ(*token, STACK_GVA + STACK_TOKEN);
+}
+
+/* The walk of the page table that KVM does for others */
+KVM_ONE_VCPU_TEST(memory, translate, NULL)
+{
+	struct kvm_translation tr = {};
+
+	init_slot(vcpu, 0);
+	tr.linear_address = STACK_GVA + STACK_TOKEN;
+	vcpu_ioctl(vcpu, KVM_TRANSLATE, &tr);
+	TEST_ASSERT(tr.valid, "KVM_TRANSLATE finds no shadow stack");
+	TEST_ASSERT_EQ(tr.physical_address, STACK_GPA + STACK_TOKEN);
+}
+
+static void expect_pf(struct kvm_vcpu *vcpu, void (*payload)(void),
+		      uint64_t error_code)
+{
+	struct cet_call *call;
+
+	call = cet_run(vcpu, payload, CET_SHSTK_EN | CET_WRSS_EN);
+	TEST_ASSERT_EQ(call->vector, error_code ? PF_VECTOR : 0);
+	TEST_ASSERT_EQ(call->error_code, error_code);
+	TEST_ASSERT_EQ(call->ret, !error_code);
+}
+
+KVM_ONE_VCPU_TEST(memory, page_fault_error_codes, NULL)
+{
+	const uint64_t write = PFERR_PRESENT_MASK | PFERR_WRITE_MASK;
+
+	init(vcpu);
+	vm_set_raw_handler(vcpu->vm, PF_VECTOR, guest_pf_handler);
+	expect_pf(vcpu, guest_wrss_to_shadow_stack, 0);
+	expect_pf(vcpu, guest_mov_to_shadow_stack, write);
+	expect_pf(vcpu, guest_wrss_to_data, write | PFERR_SS_MASK);
+}
+
+int main(int argc, char *argv[])
+{
+	cet_require();
+	TEST_REQUIRE(kvm_has_cap(KVM_CAP_READONLY_MEM));
+
+	return test_harness_run(argc, argv);
+}
