@@ -425,11 +425,17 @@ static void widen_ssp(struct kvm_vcpu *vcpu)
 
 KVM_ONE_VCPU_TEST(emulate, jmp_to_compat_with_wide_ssp, NULL)
 {
+	static const struct insn far_jmp = { "JMP m16:32", guest_jmp_far };
+
 	init(vcpu, true);
 	widen_ssp(vcpu);
 	cet_enable(vcpu);
 	TEST_ASSERT(jmp_compat_faults(vcpu, CET_SHSTK_EN),
 		    "No #GP although SSP is above 4 GiB");
+
+	/* Not so to 64-bit code. */
+	cet_enable(vcpu);
+	expect_emulated(vcpu, &far_jmp, CET_SHSTK_EN);
 }
 
 /* The second SSP is wide, but from a shadow stack that is disabled by then. */
@@ -444,171 +450,6 @@ KVM_ONE_VCPU_TEST(emulate, jmp_to_compat_with_narrow_or_unused_ssp, NULL)
 	cet_run(vcpu, guest_call_return, CET_SHSTK_EN);
 	TEST_ASSERT(!jmp_compat_faults(vcpu, 0),
 		    "#GP although there is no shadow stack");
-}
-
-/* Segments of user mode, as IRET wants them */
-#define USER_CS			0x10b
-#define USER_DS			0x113
-#define USER_CS_DESCRIPTOR	0x00affb000000ffffull
-#define USER_DS_DESCRIPTOR	0x00cff3000000ffffull
-/* In the task state segment */
-#define TSS_RSP0		4
-
-/*
- * The same as PAYLOAD() in user mode, from where #UD leads back, be it that of
- * the instruction or of the UD2 that it should come to.
- */
-#define USER_PAYLOAD(name, prepare, code)		\
-static __attribute__((naked)) void name(void)		\
-{							\
-	asm("endbr64\n"					\
-	    "mov %rsp, %r10\n"				\
-	    "push $" __stringify(USER_DS) "\n"		\
-	    "lea -256(%r10), %rax\n"			\
-	    "push %rax\n"				\
-	    "pushf\n"					\
-	    "push $" __stringify(USER_CS) "\n"		\
-	    "lea 4f(%rip), %rax\n"			\
-	    "push %rax\n"				\
-	    "iretq\n"					\
-	    "4: lea 1f(%rip), %rax\n"			\
-	    "mov %rax, seen(%rip)\n"			\
-	    TARGET					\
-	    prepare "\n"				\
-	    KVM_FEP "1:" code "\n"			\
-	    "ud2\n"					\
-	    "2: ud2\n");				\
-}
-
-USER_PAYLOAD(guest_user_call, "", "call 2f")
-USER_PAYLOAD(guest_user_ret, "push %rdx", "ret")
-USER_PAYLOAD(guest_user_jmp_reg, "", "jmp *%rdx")
-USER_PAYLOAD(guest_user_jmp_far,
-	     "push $" __stringify(USER_CS) "\nshlq $32, (%rsp)\nor %rdx, (%rsp)",
-	     "ljmp *(%rsp)")
-
-static __attribute__((naked)) void guest_user_ud_handler(void)
-{
-	asm("endbr64\n"
-	    "mov %rdx, %rax\n"
-	    "pop seen+16(%rip)\n"
-	    "mov %r10, %rsp\n"
-	    "ret\n");
-}
-
-static void make_user(struct kvm_vm *vm, uint64_t *table, int level)
-{
-	int i;
-
-	for (i = 0; i < PAGE_SIZE / sizeof(*table); i++) {
-		if (!(table[i] & PTE_PRESENT_MASK))
-			continue;
-		table[i] |= PTE_USER_MASK;
-		if (level > PG_LEVEL_4K)
-			make_user(vm, addr_gpa2hva(vm, PTE_GET_PA(table[i])),
-				  level - 1);
-	}
-}
-
-/* At CPL 3, it is U_CET that matters to near branches. */
-KVM_ONE_VCPU_TEST(emulate, user_mode, NULL)
-{
-	static const struct insn user_insns[] = {
-		{ "CALL rel32", guest_user_call, CET_SHSTK_EN, true },
-		{ "RET", guest_user_ret, CET_SHSTK_EN, true },
-		{ "JMP r64", guest_user_jmp_reg, CET_ENDBR_EN, true },
-		{ "JMP m16:32", guest_user_jmp_far, CET_ENDBR_EN },
-	};
-	/* To run with a supervisor shadow stack, #UD would need a second one. */
-	static const struct {
-		uint64_t u_cet, s_cet;
-	} modes[] = {
-		{ 0, 0 },
-		{ 0, CET_ENDBR_EN },
-		{ CET_ENDBR_EN, 0 },
-		{ CET_SHSTK_EN, 0 },
-		{ CET_SHSTK_EN, CET_ENDBR_EN },
-		{ CET_BOTH_EN, 0 },
-	};
-	struct kvm_vm *vm = vcpu->vm;
-	const struct insn *insn;
-	uint64_t *gdt, enabled, target;
-	void *tss;
-	int i, j;
-
-	init(vcpu, true);
-	cet_enable(vcpu);
-	make_user(vm, addr_gpa2hva(vm, vm->pgd), PG_LEVEL_512G);
-	gdt = addr_gva2hva(vm, vm->arch.gdt);
-	gdt[USER_CS / sizeof(*gdt)] = USER_CS_DESCRIPTOR;
-	gdt[USER_DS / sizeof(*gdt)] = USER_DS_DESCRIPTOR;
-	tss = addr_gva2hva(vm, vm->arch.tss);
-	*(uint64_t *)(tss + TSS_RSP0) = vm_vaddr_alloc_page(vm) + PAGE_SIZE;
-	vm_set_raw_handler(vm, UD_VECTOR, guest_user_ud_handler);
-
-	for (i = 0; i < ARRAY_SIZE(user_insns); i++) {
-		for (j = 0; j < ARRAY_SIZE(modes); j++) {
-			insn = &user_insns[i];
-			enabled = modes[j].u_cet;
-			if (!insn->near)
-				enabled |= modes[j].s_cet;
-
-			cet_set_msr(vcpu, MSR_IA32_U_CET, modes[j].u_cet);
-			/* The handler returns label 2. */
-			target = cet_run(vcpu, insn->payload,
-					 modes[j].s_cet)->ret;
-			sync_global_from_guest(vm, seen);
-			if (insn->refused_for & enabled)
-				target = seen.rip;
-			TEST_ASSERT(seen.end_rip == target,
-				    "%s with U_CET = 0x%lx, S_CET = 0x%lx: #UD at 0x%lx, not 0x%lx",
-				    insn->name, modes[j].u_cet, modes[j].s_cet,
-				    seen.end_rip, target);
-		}
-	}
-}
-
-/* In real mode, there is no CET. */
-KVM_ONE_VCPU_TEST(emulate, real_mode, NULL)
-{
-	static const uint8_t code[] = {
-		0x0f, 0x0b, 'k', 'v', 'm',	/* KVM_FEP */
-		0xe8, 0, 0,			/* call 1f */
-		0xe6, CET_PORT,			/* 1: out %al, $CET_PORT */
-	};
-	/* What #UD would get to */
-	static const uint8_t handler[] = { 0xe6, CET_PORT + 1 };
-	struct kvm_sregs sregs;
-	struct kvm_regs regs;
-	uint32_t *ivt;
-
-	init(vcpu, true);
-	cet_set_msr(vcpu, MSR_IA32_S_CET, CET_BOTH_EN);
-
-	ivt = addr_gpa2hva(vcpu->vm, 0);
-	ivt[UD_VECTOR] = 0x1800;
-	memcpy(addr_gpa2hva(vcpu->vm, 0x1000), code, sizeof(code));
-	memcpy(addr_gpa2hva(vcpu->vm, 0x1800), handler, sizeof(handler));
-
-	vcpu_sregs_get(vcpu, &sregs);
-	sregs.cr0 &= ~(X86_CR0_PE | X86_CR0_PG);
-	sregs.cr4 = X86_CR4_CET;
-	sregs.efer = 0;
-	sregs.idt.base = 0;
-	sregs.idt.limit = 0xffff;
-	sregs.cs = (struct kvm_segment) {
-		.limit = 0xffff, .type = 3, .present = 1, .s = 1,
-	};
-	sregs.ds = sregs.es = sregs.fs = sregs.gs = sregs.ss = sregs.cs;
-	vcpu_sregs_set(vcpu, &sregs);
-	vcpu_regs_get(vcpu, &regs);
-	regs.rip = 0x1000;
-	regs.rsp = 0x2000;
-	vcpu_regs_set(vcpu, &regs);
-
-	vcpu_run(vcpu);
-	TEST_ASSERT_KVM_EXIT_REASON(vcpu, KVM_EXIT_IO);
-	TEST_ASSERT(vcpu->run->io.port == CET_PORT, "CALL raised #UD");
 }
 
 /* The control: KVM can emulate all of these. */

@@ -471,9 +471,71 @@ TEST_F(init, init_in_run)
 	expect_cleared(self->vcpu, XFEATURE_MASK_CET);
 }
 
+/* All of these are guest data. */
+static struct vmx_pages *vmx;
+static struct vmx_msr_entry exit_load = {
+	.index = MSR_IA32_PL3_SSP,
+	.value = 0x3000,
+};
+
+static void l2_out(void)
+{
+	asm volatile("out %%al, %0" : : "i"(CET_PORT));
+}
+
+/* L1: run L2 with exit_load, of which arg[0] is the physical address. */
+static void guest_l1(struct cet_call *call)
+{
+	call->vector = wrmsr_safe(MSR_IA32_PL3_SSP, 0x1000);
+	if (call->vector)
+		return;
+
+	guest_prepare_l2(vmx, l2_out);
+	vmwrite(VM_EXIT_MSR_LOAD_ADDR, call->arg[0]);
+	vmwrite(VM_EXIT_MSR_LOAD_COUNT, 1);
+	GUEST_ASSERT(!vmlaunch());
+	call->arg[0] = vmreadz(VM_EXIT_REASON);
+	call->ret = rdmsr(MSR_IA32_PL3_SSP);
+}
+
+/*
+ * INIT in L2 is a VM exit to L1.  KVM_GET_MP_STATE makes that happen, with no
+ * guest FPU loaded for the MSR that L1 has loaded then.
+ */
+TEST_F(init, init_in_l2)
+{
+	struct kvm_vcpu *vcpu = self->vcpu;
+	struct kvm_mp_state mp_state;
+	struct cet_call *call;
+	vm_vaddr_t gva;
+
+	vcpu_alloc_vmx(vcpu->vm, &gva);
+	write_guest_global(vcpu->vm, vmx, (struct vmx_pages *)gva);
+	call = cet_prepare(vcpu, guest_l1,
+			   addr_gva2gpa(vcpu->vm, (vm_vaddr_t)&exit_load), 0);
+	vcpu_run(vcpu);
+	TEST_ASSERT(!call->vector, "WRMSR of PL3_SSP in L1 raised vector %lu",
+		    call->vector);
+	TEST_ASSERT_KVM_EXIT_REASON(vcpu, KVM_EXIT_IO);
+	TEST_ASSERT_EQ(vcpu->run->io.port, CET_PORT);
+	vcpu_run_complete_io(vcpu);
+	cet_expect_msr(vcpu, MSR_IA32_PL3_SSP, 0x1000);
+
+	pend_init(vcpu);
+	vcpu_mp_state_get(vcpu, &mp_state);
+	TEST_ASSERT_EQ(mp_state.mp_state, KVM_MP_STATE_RUNNABLE);
+	cet_expect_msr(vcpu, MSR_IA32_PL3_SSP, exit_load.value);
+
+	vcpu_run(vcpu);
+	cet_finish(vcpu);
+	TEST_ASSERT_EQ(call->arg[0], EXIT_REASON_INIT_SIGNAL);
+	TEST_ASSERT_EQ(call->ret, exit_load.value);
+}
+
 int main(int argc, char *argv[])
 {
 	cet_require();
+	TEST_REQUIRE(kvm_cpu_has(X86_FEATURE_VMX));
 
 	return test_harness_run(argc, argv);
 }

@@ -7,7 +7,6 @@
 
 #include "kvm_test_harness.h"
 #include "cet.h"
-#include "vmx.h"
 
 #define CPU			0
 
@@ -111,20 +110,15 @@ static void l2_guest_code(void)
 		     "vmcall" : : "i"(CET_PORT));
 }
 
-#define L2_STACK_SIZE		64
-
 static void guest_run_l2(struct cet_call *call)
 {
 	struct vmx_pages *vmx = (void *)call->arg[0];
-	unsigned long stack[L2_STACK_SIZE];
 
 	call->vector = wrmsr_safe(MSR_IA32_S_CET, call->arg[1]);
 	if (call->vector)
 		return;
 
-	GUEST_ASSERT(prepare_for_vmx_operation(vmx));
-	GUEST_ASSERT(load_vmcs(vmx));
-	prepare_vmcs(vmx, l2_guest_code, &stack[L2_STACK_SIZE]);
+	guest_prepare_l2(vmx, l2_guest_code);
 	GUEST_ASSERT(!vmlaunch());
 	GUEST_ASSERT_EQ(vmreadz(VM_EXIT_REASON), EXIT_REASON_VMCALL);
 

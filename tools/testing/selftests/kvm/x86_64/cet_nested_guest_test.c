@@ -49,7 +49,7 @@ static void guest_or_field(struct cet_call *call)
 {
 	const uint64_t field = call->arg[0];
 
-	cet_prepare_l1(vmx, l2_nop);
+	guest_prepare_l2(vmx, l2_nop);
 	vmwrite(field, vmreadz(field) | call->arg[1]);
 	call->ret = vmlaunch() ? vmreadz(VM_INSTRUCTION_ERROR) : 0;
 }
@@ -57,7 +57,7 @@ static void guest_or_field(struct cet_call *call)
 /* L1: CR4 in VMX operation, before L2 to arg[0], after it to arg[1]. */
 static void guest_vmxon(struct cet_call *call)
 {
-	cet_prepare_l1(vmx, l2_nop);
+	guest_prepare_l2(vmx, l2_nop);
 	call->arg[0] = get_cr4();
 	l1_launch();
 	call->arg[1] = get_cr4();
@@ -67,14 +67,14 @@ static void guest_vmxon(struct cet_call *call)
 static void guest_rdmsr_in_l2(struct cet_call *call)
 {
 	l2_call = call;
-	cet_prepare_l1(vmx, l2_rdmsr);
+	guest_prepare_l2(vmx, l2_rdmsr);
 	l1_launch();
 }
 
 static void guest_run_in_l2(struct cet_call *call)
 {
 	l2_call = call;
-	cet_prepare_l1(vmx, l2_run);
+	guest_prepare_l2(vmx, l2_run);
 	l1_launch();
 }
 

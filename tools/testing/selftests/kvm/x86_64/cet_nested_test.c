@@ -92,7 +92,7 @@ static void guest_l1(struct cet_call *call)
 	if (call->vector)
 		return;
 
-	cet_prepare_l1(vmx, (void *)call->arg[0]);
+	guest_prepare_l2(vmx, (void *)call->arg[0]);
 	if (call->arg[1])
 		memset(vmx->msr, 0xff, PAGE_SIZE);
 	call->ret = l1_launch();
@@ -123,7 +123,7 @@ static void guest_l1_lists(struct cet_call *call)
 		msr_lists.exit_load[i] = msr_entry(cet_msrs[i], EXIT_LIST);
 	}
 
-	cet_prepare_l1(vmx, l2_read_and_write);
+	guest_prepare_l2(vmx, l2_read_and_write);
 	vmwrite(VM_ENTRY_MSR_LOAD_ADDR, gpa + (uint64_t)msr_lists.entry_load);
 	vmwrite(VM_ENTRY_MSR_LOAD_COUNT, CET_NR_MSRS);
 	vmwrite(VM_EXIT_MSR_STORE_ADDR, gpa + (uint64_t)msr_lists.exit_store);
@@ -146,7 +146,7 @@ static void guest_l1_failed_entries(struct cet_call *call)
 	if (call->vector)
 		return;
 
-	cet_prepare_l1(vmx, l2_read_and_write);
+	guest_prepare_l2(vmx, l2_read_and_write);
 
 	/* Guest state: VMX operation fixes CR4.VMXE to 1. */
 	cr4 = vmreadz(GUEST_CR4);

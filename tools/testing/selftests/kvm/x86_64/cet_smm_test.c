@@ -5,7 +5,6 @@
  */
 #include "kvm_test_harness.h"
 #include "cet.h"
-#include "vmx.h"
 
 #define SSP_ID			KVM_X86_REG_KVM(KVM_REG_GUEST_SSP)
 
@@ -327,7 +326,6 @@ KVM_ONE_VCPU_TEST(smm, ssp_kept_without_lm, NULL)
 /* All of these are guest data. */
 static struct vmx_pages *vmx;
 static struct cet_call *l2_call;
-static uint64_t l2_stack[512] __aligned(16);
 
 static void l2_run(void)
 {
@@ -339,12 +337,7 @@ static void l2_run(void)
 static void guest_run_in_l2(struct cet_call *call)
 {
 	l2_call = call;
-	GUEST_ASSERT(prepare_for_vmx_operation(vmx));
-	GUEST_ASSERT(load_vmcs(vmx));
-	prepare_vmcs(vmx, l2_run, &l2_stack[ARRAY_SIZE(l2_stack) - 1]);
-	vmwrite(CPU_BASED_VM_EXEC_CONTROL,
-		vmreadz(CPU_BASED_VM_EXEC_CONTROL) | CPU_BASED_USE_MSR_BITMAPS);
-
+	guest_prepare_l2(vmx, l2_run);
 	GUEST_ASSERT(!vmlaunch());
 	GUEST_ASSERT_EQ(vmreadz(VM_EXIT_REASON), EXIT_REASON_VMCALL);
 }

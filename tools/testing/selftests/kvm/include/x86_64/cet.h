@@ -10,6 +10,7 @@
 
 #include "kvm_util.h"
 #include "processor.h"
+#include "vmx.h"
 
 #define X86_CR4_CET		BIT(23)
 
@@ -163,11 +164,12 @@ extern uint64_t cet_shadow_stack_alias;
 uint64_t *cet_shadow_stack_hva(struct kvm_vm *vm);
 
 /*
- * In L1: enter VMX operation, and have a VMCS for L2 that starts with @l2 and
- * has none of its MSR accesses intercepted.
+ * In L1: prepare for L2 to run @l2, with accesses to all MSRs and ports.  It is
+ * free to not return, e.g. to end by VMCALL.
  */
-struct vmx_pages;
-void cet_prepare_l1(struct vmx_pages *vmx, void (*l2)(void));
+void guest_prepare_l2(struct vmx_pages *vmx, void (*l2)(void));
+/* In L1: the same for one that has an enlightened VMCS. */
+void guest_prepare_l2_vmcs(struct vmx_pages *vmx, void (*l2)(void));
 
 /* KVM_SET_MSRS of one MSR, asserting that KVM accepts or refuses the value. */
 void cet_set_msr(struct kvm_vcpu *vcpu, uint32_t msr, uint64_t val);

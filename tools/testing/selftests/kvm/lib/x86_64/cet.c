@@ -251,6 +251,25 @@ void guest_mov_cr4(struct cet_call *call)
 	call->ret = get_cr4();
 }
 
+void guest_prepare_l2_vmcs(struct vmx_pages *vmx, void (*l2)(void))
+{
+	static uint64_t l2_stack[512] __aligned(16);
+
+	/* As if there was a return address. */
+	prepare_vmcs(vmx, l2, &l2_stack[ARRAY_SIZE(l2_stack) - 1]);
+
+	/* The bitmap is all 0: L1 intercepts no MSR. */
+	vmwrite(CPU_BASED_VM_EXEC_CONTROL,
+		vmreadz(CPU_BASED_VM_EXEC_CONTROL) | CPU_BASED_USE_MSR_BITMAPS);
+}
+
+void guest_prepare_l2(struct vmx_pages *vmx, void (*l2)(void))
+{
+	GUEST_ASSERT(prepare_for_vmx_operation(vmx));
+	GUEST_ASSERT(load_vmcs(vmx));
+	guest_prepare_l2_vmcs(vmx, l2);
+}
+
 uint8_t cet_rdmsr(struct kvm_vcpu *vcpu, uint32_t msr, uint64_t *val)
 {
 	struct cet_call *call = cet_call(vcpu, guest_rdmsr, msr, 0);
@@ -349,18 +368,4 @@ void cet_expect_msr(struct kvm_vcpu *vcpu, uint32_t msr, uint64_t val)
 	TEST_ASSERT(got == val,
 		    "KVM_GET_MSRS returned %s = 0x%lx, not 0x%lx",
 		    cet_msr_name(msr), got, val);
-}
-
-void cet_prepare_l1(struct vmx_pages *vmx, void (*l2)(void))
-{
-	static uint64_t l2_stack[512] __aligned(16);
-
-	GUEST_ASSERT(prepare_for_vmx_operation(vmx));
-	GUEST_ASSERT(load_vmcs(vmx));
-	/* As if there was a return address. */
-	prepare_vmcs(vmx, l2, &l2_stack[ARRAY_SIZE(l2_stack) - 1]);
-
-	/* The bitmap is all 0. */
-	vmwrite(CPU_BASED_VM_EXEC_CONTROL,
-		vmreadz(CPU_BASED_VM_EXEC_CONTROL) | CPU_BASED_USE_MSR_BITMAPS);
 }
