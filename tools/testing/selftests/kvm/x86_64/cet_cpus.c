@@ -83,6 +83,11 @@ static void guest_nop(struct cet_call *call)
 /* Only the guest runs with its own IA32_XSS. */
 TEST_F(cpus, xss_kept_after_run)
 {
+	struct kvm_sregs sregs;
+
+	vcpu_sregs_get(self->vcpu, &sregs);
+	sregs.cr4 |= X86_CR4_OSXSAVE;
+	vcpu_sregs_set(self->vcpu, &sregs);
 	cet_set_msr(self->vcpu, MSR_IA32_XSS, XFEATURE_MASK_CET_USER);
 	cet_call(self->vcpu, guest_nop, 0, 0);
 	expect_host_xss();
