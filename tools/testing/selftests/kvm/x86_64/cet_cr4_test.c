@@ -181,6 +181,71 @@ TEST_F(cr4, lmsw_and_clts_keep_wp)
 	TEST_ASSERT_EQ(call->arg[1] & mask, X86_CR0_WP | X86_CR0_MP);
 }
 
+/* VM-instruction error */
+#define INVALID_HOST_STATE	8
+
+static struct vmx_pages *vmx;	/* guest data */
+
+static void l2_vmcall(void)
+{
+	vmcall();
+}
+
+/* L1: launch L2 with CR4.CET; returns what became of that. */
+static uint64_t l1_launch(uint64_t cr0_field, uint64_t cr4_field, bool wp)
+{
+	uint64_t cr0;
+
+	GUEST_ASSERT(load_vmcs(vmx));
+	guest_prepare_l2_vmcs(vmx, l2_vmcall);
+	cr0 = vmreadz(cr0_field);
+	vmwrite(cr0_field, wp ? cr0 | X86_CR0_WP : cr0 & ~X86_CR0_WP);
+	vmwrite(cr4_field, vmreadz(cr4_field) | X86_CR4_CET);
+	return vmlaunch() ? vmreadz(VM_INSTRUCTION_ERROR) :
+			    vmreadz(VM_EXIT_REASON);
+}
+
+/* L1: in the guest-state area or the host-state area, with WP and without */
+static void guest_launch_guest_state(struct cet_call *call)
+{
+	GUEST_ASSERT(prepare_for_vmx_operation(vmx));
+	call->arg[0] = l1_launch(GUEST_CR0, GUEST_CR4, true);
+	call->arg[1] = l1_launch(GUEST_CR0, GUEST_CR4, false);
+}
+
+static void guest_launch_host_state(struct cet_call *call)
+{
+	GUEST_ASSERT(prepare_for_vmx_operation(vmx));
+	call->arg[0] = l1_launch(HOST_CR0, HOST_CR4, true);
+	call->arg[1] = l1_launch(HOST_CR0, HOST_CR4, false);
+}
+
+static struct cet_call *call_l1(struct kvm_vcpu *vcpu,
+				void (*fn)(struct cet_call *))
+{
+	struct cet_call *call;
+	vm_vaddr_t gva;
+
+	vcpu_alloc_vmx(vcpu->vm, &gva);
+	write_guest_global(vcpu->vm, vmx, (struct vmx_pages *)gva);
+	call = cet_call(vcpu, fn, 0, 0);
+	TEST_ASSERT(call->arg[0] == EXIT_REASON_VMCALL,
+		    "VMLAUNCH with CR4.CET and CR0.WP: 0x%lx", call->arg[0]);
+	return call;
+}
+
+TEST_F(cr4, vmlaunch_with_guest_cet_without_wp)
+{
+	TEST_ASSERT_EQ(call_l1(self->vcpu, guest_launch_guest_state)->arg[1],
+		       EXIT_REASON_FAILED_VMENTRY | EXIT_REASON_INVALID_STATE);
+}
+
+TEST_F(cr4, vmlaunch_with_host_cet_without_wp)
+{
+	TEST_ASSERT_EQ(call_l1(self->vcpu, guest_launch_host_state)->arg[1],
+		       INVALID_HOST_STATE);
+}
+
 KVM_ONE_VCPU_TEST_SUITE(cr4_cet);
 
 KVM_ONE_VCPU_TEST(cr4_cet, refused_without_features, NULL)
@@ -215,6 +280,7 @@ KVM_ONE_VCPU_TEST(cr4_cet, refused_before_cpuid, NULL)
 int main(int argc, char *argv[])
 {
 	cet_require();
+	TEST_REQUIRE(kvm_cpu_has(X86_FEATURE_VMX));
 
 	return test_harness_run(argc, argv);
 }

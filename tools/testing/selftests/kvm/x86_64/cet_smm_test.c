@@ -351,17 +351,12 @@ static bool is_in_l2(struct kvm_vcpu *vcpu)
 	return l2;
 }
 
-/*
- * KVM leaves L2 for SMM, and enters it again by RSM: L2 has a VMCS of its own,
- * but gets on with its state.
- */
-KVM_ONE_VCPU_TEST(smm, smi_in_l2, NULL)
+#define L2_S_CET	(CET_SHSTK_EN | CET_ENDBR_EN | CET_NO_TRACK_EN)
+
+/* Stop in the midst of guest_exit_and_return() in L2. */
+static void run_to_shadow_stack_of_l2(struct kvm_vcpu *vcpu)
 {
-	const uint64_t s_cet = CET_SHSTK_EN | CET_ENDBR_EN | CET_NO_TRACK_EN;
-	uint64_t *slot, ssp, vals[CET_NR_MSRS];
-	struct cet_call *call;
 	vm_vaddr_t gva;
-	int i;
 
 	init_smm(vcpu, true, true);
 	vcpu_alloc_vmx(vcpu->vm, &gva);
@@ -369,18 +364,31 @@ KVM_ONE_VCPU_TEST(smm, smi_in_l2, NULL)
 
 	cet_enable(vcpu);
 	cet_set_msr(vcpu, MSR_IA32_INT_SSP_TAB, 0x4000);
-	cet_prepare_run(vcpu, guest_exit_and_return, s_cet)->fn =
+	cet_prepare_run(vcpu, guest_exit_and_return, L2_S_CET)->fn =
 		guest_run_in_l2;
 	vcpu_run(vcpu);
 	expect_out(vcpu, CET_PORT);
 	TEST_ASSERT(is_in_l2(vcpu), "The vCPU is not in L2");
+}
 
+/*
+ * KVM leaves L2 for SMM, and enters it again by RSM: L2 has a VMCS of its own,
+ * but gets on with its state.
+ */
+KVM_ONE_VCPU_TEST(smm, smi_in_l2, NULL)
+{
+	uint64_t *slot, ssp, vals[CET_NR_MSRS];
+	struct cet_call *call;
+	int i;
+
+	run_to_shadow_stack_of_l2(vcpu);
 	ssp = get_ssp(vcpu);
 	for (i = 0; i < CET_NR_MSRS; i++)
 		TEST_ASSERT(cet_get_msr(vcpu, cet_msrs[i], &vals[i]),
 			    "KVM_GET_MSRS refused %s",
 			    cet_msr_name(cet_msrs[i]));
-	TEST_ASSERT_EQ(vals[1], s_cet);
+	cet_expect_msr(vcpu, MSR_IA32_S_CET, L2_S_CET);
+	cet_expect_msr(vcpu, MSR_IA32_INT_SSP_TAB, 0x4000);
 
 	slot = enter_smm(vcpu, smi_handler);
 	TEST_ASSERT_EQ(*slot, ssp);
@@ -401,6 +409,16 @@ KVM_ONE_VCPU_TEST(smm, smi_in_l2, NULL)
 	for (i = 0; i < CET_NR_MSRS; i++)
 		cet_expect_msr(vcpu, cet_msrs[i],
 			       cet_msrs[i] == MSR_IA32_S_CET ? 0 : vals[i]);
+}
+
+/* It is L1 that gets the shutdown. */
+KVM_ONE_VCPU_TEST(smm, rsm_to_l2_shuts_down, NULL)
+{
+	run_to_shadow_stack_of_l2(vcpu);
+	*enter_smm(vcpu, smi_handler) |= 1;
+	vcpu_run(vcpu);
+	TEST_ASSERT_KVM_EXIT_REASON(vcpu, KVM_EXIT_SHUTDOWN);
+	TEST_ASSERT(!is_in_l2(vcpu), "The vCPU is in L2");
 }
 
 FIXTURE(bad_ssp)
