@@ -177,7 +177,9 @@ KVM_ONE_VCPU_TEST(emulate_modes, real_mode, NULL)
 	sregs.cs = (struct kvm_segment) {
 		.limit = 0xffff, .type = 3, .present = 1, .s = 1,
 	};
-	sregs.ds = sregs.es = sregs.fs = sregs.gs = sregs.ss = sregs.cs;
+	sregs.ds = sregs.cs;
+	sregs.es = sregs.cs;
+	sregs.ss = sregs.cs;
 	vcpu_sregs_set(vcpu, &sregs);
 	vcpu_regs_get(vcpu, &regs);
 	regs.rip = 0x1000;

@@ -305,7 +305,9 @@ KVM_ONE_VCPU_TEST(smm, ssp_kept_without_lm, NULL)
 	sregs.efer = 0;
 	sregs.cs = flat;
 	flat.type = 3;
-	sregs.ds = sregs.es = sregs.fs = sregs.gs = sregs.ss = flat;
+	sregs.ds = flat;
+	sregs.es = flat;
+	sregs.ss = flat;
 	vcpu_sregs_set(vcpu, &sregs);
 	vcpu_clear_cpuid_feature(vcpu, X86_FEATURE_LM);
 	vcpu_regs_get(vcpu, &regs);

@@ -99,7 +99,9 @@ FIXTURE_SETUP(task_switch)
 	sregs.cs = cs;
 	ds.selector = DS;
 	ds.type = 3;
-	sregs.ds = sregs.es = sregs.fs = sregs.gs = sregs.ss = ds;
+	sregs.ds = ds;
+	sregs.es = ds;
+	sregs.ss = ds;
 	sregs.gdt.base = GDT;
 	sregs.gdt.limit = TASK_TSS_SEL + 7;
 	sregs.tr.base = TSS;
