@@ -197,6 +197,29 @@ TEST_F(hidden, cr4)
 		    errno);
 }
 
+/* A CPUID bit alone makes no feature: it takes one that KVM has, too. */
+TEST_F(hidden, cr4_with_one_feature)
+{
+	struct kvm_sregs sregs;
+	int i, r;
+
+	vcpu_sregs_get(self->vcpu, &sregs);
+	for (i = 0; i < 2; i++) {
+		const bool shstk = !i;
+
+		vcpu_init_cet(self->vcpu, shstk, !shstk);
+		sregs.cr0 |= X86_CR0_WP;
+		sregs.cr4 |= X86_CR4_CET;
+		r = _vcpu_sregs_set(self->vcpu, &sregs);
+		TEST_ASSERT((r == 0) == (shstk ? has_shstk : has_ibt),
+			    "KVM_SET_SREGS with CR4.CET returned %d, with %s",
+			    r, shstk ? "SHSTK" : "IBT");
+
+		sregs.cr4 &= ~X86_CR4_CET;
+		vcpu_sregs_set(self->vcpu, &sregs);
+	}
+}
+
 TEST_F(hidden, ssp)
 {
 	struct kvm_reg_list list = {};
