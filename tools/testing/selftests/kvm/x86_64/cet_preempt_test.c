@@ -11,26 +11,9 @@
 #include "cet.h"
 #include "userfaultfd_util.h"
 
-/* The MSRs that XSAVES manages; S_CET and INT_SSP_TAB never leave the VMCS. */
-#define NR_XSAVE_MSRS		5
-
-static const uint32_t xsave_msrs[NR_XSAVE_MSRS] = {
-	MSR_IA32_U_CET,
-	MSR_IA32_PL0_SSP,
-	MSR_IA32_PL1_SSP,
-	MSR_IA32_PL2_SSP,
-	MSR_IA32_PL3_SSP,
-};
-
-/* Legal for each of the MSRs, and of the IBT bits of U_CET, too. */
-static uint64_t value(int seed, int i)
-{
-	return 0x100000ull * (seed + 1) + 0x4000 * (i + 1);
-}
-
 /* How often the list of an ioctl goes through the MSRs. */
 #define NR_SEEDS		45
-#define NR_ENTRIES		(NR_SEEDS * NR_XSAVE_MSRS)
+#define NR_ENTRIES		(NR_SEEDS * CET_NR_XSAVE_MSRS)
 #define NR_ROUNDS		60
 
 struct msr_list {
@@ -48,9 +31,9 @@ static void init_list(struct msr_list *list, int seed)
 
 	list->header.nmsrs = NR_ENTRIES;
 	for (i = 0; i < NR_ENTRIES; i++) {
-		list->entries[i].index = xsave_msrs[i % NR_XSAVE_MSRS];
-		list->entries[i].data = value(seed + i / NR_XSAVE_MSRS,
-					      i % NR_XSAVE_MSRS);
+		list->entries[i].index = cet_xsave_msrs[i % CET_NR_XSAVE_MSRS];
+		list->entries[i].data = cet_value(seed + i / CET_NR_XSAVE_MSRS,
+					      i % CET_NR_XSAVE_MSRS);
 	}
 }
 
@@ -58,8 +41,8 @@ static void expect_values(struct kvm_vcpu *vcpu, int seed)
 {
 	int i;
 
-	for (i = 0; i < NR_XSAVE_MSRS; i++)
-		cet_expect_msr(vcpu, xsave_msrs[i], value(seed, i));
+	for (i = 0; i < CET_NR_XSAVE_MSRS; i++)
+		cet_expect_msr(vcpu, cet_xsave_msrs[i], cet_value(seed, i));
 }
 
 static bool stop;
@@ -112,7 +95,7 @@ TEST_F(preempt, get_msrs_preempted)
 	int i, j;
 
 	init_list(&list, 0);
-	list.header.nmsrs = NR_XSAVE_MSRS;
+	list.header.nmsrs = CET_NR_XSAVE_MSRS;
 	vcpu_msrs_set(self->vcpu, &list.header);
 	list.header.nmsrs = NR_ENTRIES;
 
@@ -120,7 +103,7 @@ TEST_F(preempt, get_msrs_preempted)
 		vcpu_msrs_get(self->vcpu, &list.header);
 		for (j = 0; j < NR_ENTRIES; j++)
 			TEST_ASSERT_EQ(list.entries[j].data,
-				       value(0, j % NR_XSAVE_MSRS));
+				       cet_value(0, j % CET_NR_XSAVE_MSRS));
 	}
 }
 
@@ -131,9 +114,9 @@ static void guest_watch(struct cet_call *call)
 	int i, j;
 
 	for (i = 0; i < call->arg[1]; i++) {
-		for (j = 0; j < NR_XSAVE_MSRS; j++) {
-			val = rdmsr(xsave_msrs[j]);
-			if (val != value(call->arg[0], j))
+		for (j = 0; j < CET_NR_XSAVE_MSRS; j++) {
+			val = rdmsr(cet_xsave_msrs[j]);
+			if (val != cet_value(call->arg[0], j))
 				call->ret++;
 		}
 	}
@@ -144,10 +127,10 @@ static void write_values(struct kvm_vcpu *vcpu, int seed)
 	uint8_t vector;
 	int i;
 
-	for (i = 0; i < NR_XSAVE_MSRS; i++) {
-		vector = cet_wrmsr(vcpu, xsave_msrs[i], value(seed, i));
+	for (i = 0; i < CET_NR_XSAVE_MSRS; i++) {
+		vector = cet_wrmsr(vcpu, cet_xsave_msrs[i], cet_value(seed, i));
 		TEST_ASSERT(!vector, "WRMSR of %s raised vector %u",
-			    cet_msr_name(xsave_msrs[i]), vector);
+			    cet_msr_name(cet_xsave_msrs[i]), vector);
 	}
 }
 
@@ -242,15 +225,15 @@ KVM_ONE_VCPU_TEST(blocked, set_msrs_blocked, NULL)
 
 	vcpu_init_cet(vcpu, true, true);
 
-	for (i = 0; i < NR_XSAVE_MSRS; i++) {
-		list.entries[entries].index = xsave_msrs[i];
-		list.entries[entries++].data = value(0, i);
+	for (i = 0; i < CET_NR_XSAVE_MSRS; i++) {
+		list.entries[entries].index = cet_xsave_msrs[i];
+		list.entries[entries++].data = cet_value(0, i);
 	}
 	list.entries[entries].index = MSR_KVM_WALL_CLOCK_NEW;
 	list.entries[entries++].data = addr_gva2gpa(vcpu->vm, clock);
-	for (i = 0; i < NR_XSAVE_MSRS; i++) {
-		list.entries[entries].index = xsave_msrs[i];
-		list.entries[entries++].data = value(1, i);
+	for (i = 0; i < CET_NR_XSAVE_MSRS; i++) {
+		list.entries[entries].index = cet_xsave_msrs[i];
+		list.entries[entries++].data = cet_value(1, i);
 	}
 	list.header.nmsrs = entries;
 
@@ -299,7 +282,7 @@ TEST_F(vmm, shadow_stack_of_vmm_survives)
 	cet_enable(vcpu);
 	TEST_ASSERT_EQ(cet_run(vcpu, guest_smash_return,
 			       CET_SHSTK_EN)->error_code, CP_NEAR_RET);
-	cet_expect_msr(vcpu, MSR_IA32_U_CET, value(NR_SEEDS - 1, 0));
+	cet_expect_msr(vcpu, MSR_IA32_U_CET, cet_value(NR_SEEDS - 1, 0));
 
 	after = cet_host_ssp();
 	cet_host_shadow_stack(ARCH_SHSTK_DISABLE);

@@ -6,6 +6,7 @@
 #ifndef SELFTEST_KVM_CET_H
 #define SELFTEST_KVM_CET_H
 
+#include <sys/syscall.h>
 #include <asm/prctl.h>
 
 #include "kvm_util.h"
@@ -25,6 +26,13 @@
 #define CET_NR_MSRS		7
 extern const uint32_t cet_msrs[CET_NR_MSRS];
 const char *cet_msr_name(uint32_t msr);
+
+/* Those that XSAVES manages; S_CET and INT_SSP_TAB never leave the VMCS. */
+#define CET_NR_XSAVE_MSRS	5
+extern const uint32_t cet_xsave_msrs[CET_NR_XSAVE_MSRS];
+
+/* A value for the i-th of them, legal for any, and different from all others */
+uint64_t cet_value(int seed, int i);
 
 /* How many vCPUs of a VM can have cet_call()s. */
 #define CET_MAX_VCPUS		4

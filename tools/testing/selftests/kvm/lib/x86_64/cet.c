@@ -22,6 +22,14 @@ const uint32_t cet_msrs[CET_NR_MSRS] = {
 	MSR_IA32_INT_SSP_TAB,
 };
 
+const uint32_t cet_xsave_msrs[CET_NR_XSAVE_MSRS] = {
+	MSR_IA32_U_CET,
+	MSR_IA32_PL0_SSP,
+	MSR_IA32_PL1_SSP,
+	MSR_IA32_PL2_SSP,
+	MSR_IA32_PL3_SSP,
+};
+
 static struct cet_call calls[CET_MAX_VCPUS];
 
 /* Guest data of cet_guest.S: two addresses of the shadow stack's token. */
@@ -53,6 +61,12 @@ const char *cet_msr_name(uint32_t msr)
 	default:
 		TEST_FAIL("MSR 0x%x has no name here", msr);
 	}
+}
+
+/* The IBT bits of U_CET can have it, too. */
+uint64_t cet_value(int seed, int i)
+{
+	return 0x100000ull * (seed + 1) + 0x4000 * (i + 1);
 }
 
 bool cet_is_forced(void)
