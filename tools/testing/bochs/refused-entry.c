@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * Makes KVM try a VM entry that the processor must refuse: an LDT of a wrong
- * type is nothing that KVM checks.  For the machine's own tests.
+ * type is nothing that KVM checks.  For the machine's own tests, and for a look
+ * at what KVM tells about such a vCPU: it has CET state if KVM lets it.
  */
 #include <err.h>
 #include <fcntl.h>
@@ -9,6 +10,31 @@
 #include <stdio.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+
+static void set_cet(int kvm, int vcpu)
+{
+	struct {
+		struct kvm_cpuid2 header;
+		struct kvm_cpuid_entry2 entries[256];
+	} cpuid = { .header.nent = 256 };
+	struct {
+		struct kvm_msrs header;
+		struct kvm_msr_entry entries[2];
+	} msrs = {
+		.header.nmsrs = 2,
+		.entries = {
+			{ .index = 0x6a2, .data = 0x1234000 }, /* IA32_S_CET */
+			{ .index = 0x6a8, .data = 0x3456000 }, /* IA32_INTERRUPT_SSP_TABLE_ADDR */
+		},
+	};
+	__u64 ssp = 0x2345000;
+	struct kvm_one_reg reg = { .id = 0x2030000300000000, .addr = (__u64)&ssp };
+
+	if (ioctl(kvm, KVM_GET_SUPPORTED_CPUID, &cpuid) || ioctl(vcpu, KVM_SET_CPUID2, &cpuid))
+		err(1, "CPUID");
+	ioctl(vcpu, KVM_SET_MSRS, &msrs);
+	ioctl(vcpu, KVM_SET_ONE_REG, &reg);
+}
 
 int main(void)
 {
@@ -21,6 +47,7 @@ int main(void)
 	vcpu = ioctl(vm, KVM_CREATE_VCPU, 0);
 	if (vcpu < 0)
 		err(1, "no vCPU");
+	set_cet(kvm, vcpu);
 	run = mmap(NULL, ioctl(kvm, KVM_GET_VCPU_MMAP_SIZE, 0), PROT_READ | PROT_WRITE,
 		   MAP_SHARED, vcpu, 0);
 	if (run == MAP_FAILED || ioctl(vcpu, KVM_GET_SREGS, &sregs))
