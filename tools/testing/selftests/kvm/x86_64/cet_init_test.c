@@ -3,7 +3,10 @@
  * What RESET and INIT do to CET: all of its state is cleared but for IA32_XSS,
  * which INIT keeps.
  */
+#include <sys/syscall.h>
+
 #include "kvm_test_harness.h"
+#include "apic.h"
 #include "cet.h"
 
 #define SSP_ID			KVM_X86_REG_KVM(KVM_REG_GUEST_SSP)
@@ -93,6 +96,76 @@ TEST_F(init, init_before_first_run)
 	vcpu_mp_state_get(self->ap, &mp_state);
 	TEST_ASSERT_EQ(mp_state.mp_state, KVM_MP_STATE_INIT_RECEIVED);
 	expect_cleared(self->ap, XFEATURE_MASK_CET);
+}
+
+/* What the VMM has in XMM15, before and after an ioctl. */
+#define XMM_VALUE		0x0123456789abcdefull
+
+static void ioctl_keeps_xmm(int fd, unsigned long cmd, void *arg)
+{
+	uint64_t xmm;
+	long r;
+
+	asm volatile("movq %[val], %%xmm15\n\t"
+		     "syscall\n\t"
+		     "movq %%xmm15, %[xmm]"
+		     : "=a"(r), [xmm]"=r"(xmm)
+		     : "0"((long)__NR_ioctl), "D"((long)fd), "S"(cmd), "d"(arg),
+		       [val]"r"(XMM_VALUE)
+		     : "rcx", "r11", "xmm15", "memory");
+	TEST_ASSERT(!r, "ioctl 0x%lx returned %ld", cmd, r);
+	TEST_ASSERT_EQ(xmm, XMM_VALUE);
+}
+
+/*
+ * The IOAPIC sends INIT when user space restores it, i.e. neither vCPU nor its
+ * thread has anything to do with it.  The vCPU's FPU is not loaded, nor has it
+ * ever been; the one that is loaded is the VMM's.
+ */
+TEST_F(init, init_by_ioapic_before_first_run)
+{
+	struct kvm_irqchip chip = { .chip_id = KVM_IRQCHIP_IOAPIC };
+	struct kvm_lapic_state lapic;
+	struct kvm_mp_state mp_state;
+	const int pin = 1;
+
+	set_cet_state(self->ap);
+
+	/* Until it is set, KVM does not know whose APIC ID this is. */
+	vcpu_ioctl(self->ap, KVM_GET_LAPIC, &lapic);
+	vcpu_ioctl(self->ap, KVM_SET_LAPIC, &lapic);
+
+	vm_ioctl(self->ap->vm, KVM_GET_IRQCHIP, &chip);
+	memset(&chip.chip.ioapic.redirtbl[pin], 0,
+	       sizeof(chip.chip.ioapic.redirtbl[pin]));
+	chip.chip.ioapic.redirtbl[pin].fields.delivery_mode = APIC_DM_INIT >> 8;
+	chip.chip.ioapic.redirtbl[pin].fields.dest_id = self->ap->id;
+	chip.chip.ioapic.irr = BIT(pin);
+
+	ioctl_keeps_xmm(self->ap->vm->fd, KVM_SET_IRQCHIP, &chip);
+	ioctl_keeps_xmm(self->ap->fd, KVM_GET_MP_STATE, &mp_state);
+	TEST_ASSERT_EQ(mp_state.mp_state, KVM_MP_STATE_INIT_RECEIVED);
+	expect_cleared(self->ap, XFEATURE_MASK_CET);
+}
+
+/* INIT clears the state of one vCPU, and what the other has in hardware stays. */
+TEST_F(init, init_keeps_other_vcpu)
+{
+	struct kvm_mp_state mp_state;
+	int i;
+
+	for (i = 0; i < CET_NR_MSRS; i++)
+		cet_set_msr(self->vcpu, cet_msrs[i], 0x8000 * (i + 1));
+	cet_call(self->vcpu, guest_nop, 0, 0);
+
+	set_cet_state(self->ap);
+	pend_init(self->ap);
+	ioctl_keeps_xmm(self->ap->fd, KVM_GET_MP_STATE, &mp_state);
+	expect_cleared(self->ap, XFEATURE_MASK_CET);
+
+	cet_call(self->vcpu, guest_nop, 0, 0);
+	for (i = 0; i < CET_NR_MSRS; i++)
+		cet_expect_msr(self->vcpu, cet_msrs[i], 0x8000 * (i + 1));
 }
 
 TEST_F(init, init_between_runs)
