@@ -10,7 +10,7 @@
 #include "kvm_test_harness.h"
 #include "cet.h"
 
-#define NR_CPUS			2
+#define MIN_CPUS			2
 #define NR_HOPS			50
 #define CPU1_ONLINE		"/sys/devices/system/cpu/cpu1/online"
 
@@ -41,7 +41,7 @@ static void expect_host_xss(void)
 	uint64_t xss;
 	int cpu;
 
-	for (cpu = 0; cpu < NR_CPUS; cpu++) {
+	for (cpu = 0; cpu < MIN_CPUS; cpu++) {
 		xss = read_host_msr(cpu, MSR_IA32_XSS);
 		TEST_ASSERT((xss & XFEATURE_MASK_CET) == XFEATURE_MASK_CET,
 			    "The host's IA32_XSS is 0x%lx on CPU %d", xss, cpu);
@@ -119,13 +119,13 @@ TEST_F(cpus, vcpu_moves_between_cpus)
 		cet_set_msr(self->vcpu, cet_msrs[i], value(0, i));
 
 	for (hop = 0; hop < NR_HOPS; hop++) {
-		kvm_pin_this_task_to_pcpu(hop % NR_CPUS);
+		kvm_pin_this_task_to_pcpu(hop % MIN_CPUS);
 		call = cet_call(self->vcpu, guest_hop, hop, hop + 1);
 		TEST_ASSERT(!call->ret, "The guest read %lu wrong values on CPU %d",
-			    call->ret, hop % NR_CPUS);
+			    call->ret, hop % MIN_CPUS);
 
 		/* By the host on the other CPU. */
-		kvm_pin_this_task_to_pcpu((hop + 1) % NR_CPUS);
+		kvm_pin_this_task_to_pcpu((hop + 1) % MIN_CPUS);
 		for (i = 0; i < CET_NR_MSRS; i++)
 			cet_expect_msr(self->vcpu, cet_msrs[i], value(hop + 1, i));
 	}
@@ -151,7 +151,7 @@ TEST_F(cpus, nothing_left_for_tasks)
 int main(int argc, char *argv[])
 {
 	cet_require();
-	TEST_REQUIRE(sysconf(_SC_NPROCESSORS_ONLN) >= NR_CPUS || cet_is_forced());
+	TEST_REQUIRE(sysconf(_SC_NPROCESSORS_ONLN) >= MIN_CPUS || cet_is_forced());
 
 	return test_harness_run(argc, argv);
 }
