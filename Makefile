@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0
 # Names for what scripts/ does, for those who like make.
 
-.PHONY: help root kernel base selftests series edit fold repin run check clean
+.PHONY: help root kernel base selftests series edit fold repin run check check-full clean
 help:
 	@echo 'make run        build what is missing, boot it, and show a guest that uses CET'
-	@echo 'make check      all tests; one of them: scripts/check NAME...'
+	@echo 'make check      all tests but those that take hours; one of them: scripts/check NAME...'
+	@echo 'make check-full these too: kernels with debugging or PREEMPT_RT, and other configurations'
 	@echo
 	@echo 'make kernel     build/6.12/bzImage: Linux 6.12 with the series'
 	@echo 'make base       build/6.12-base/bzImage: the same source and configuration without it'
@@ -36,5 +37,7 @@ run:
 	@scripts/demo
 check:
 	@scripts/check
+check-full:
+	@scripts/check --full
 clean:
 	@scripts/clean
