@@ -42,6 +42,8 @@ struct cet_race_arm {
 	/* Interrupt, before all else, at the first preemptible boundary. */
 	__u32 twice;
 	__s32 boundary;
+	/* Have the breakpoint so many boundaries earlier, and single-step. */
+	__u32 back;
 };
 
 struct cet_race_result {

@@ -48,10 +48,11 @@ struct step {
 	bool irqs_on;
 };
 
-/* The CPU's nth arrival at ip */
+/* So many single steps after the CPU's nth arrival at ip */
 struct stop {
 	unsigned long ip;
 	unsigned int nth;
+	unsigned int steps;
 };
 
 static struct {
@@ -256,6 +257,20 @@ static void write_breakpoints(void)
 	set_debugreg(race.result.accessed ? 0 : race.result.access_ip, 1);
 }
 
+static bool is_at(struct stop *stop, struct pt_regs *regs)
+{
+	if (stop->nth) {
+		if (regs->ip != stop->ip || --stop->nth)
+			return false;
+	} else if (regs->ip != race.ip) {
+		stop->steps--;
+	}
+
+	if (stop->steps)
+		regs->flags |= X86_EFLAGS_TF;
+	return !stop->steps;
+}
+
 static void watch(struct pt_regs *regs)
 {
 	struct cet_race_result *res = &race.result;
@@ -279,7 +294,7 @@ static void watch(struct pt_regs *regs)
 		res->access_stale = test_thread_flag(TIF_NEED_FPU_LOAD);
 	}
 
-	if (race.stop < race.nr_stops && regs->ip == stop->ip && !--stop->nth) {
+	if (race.stop < race.nr_stops && is_at(stop, regs)) {
 		race.stop++;
 		if (race.stop == race.nr_stops) {
 			res->reached = true;
@@ -302,13 +317,14 @@ static int debug_notify(struct notifier_block *nb, unsigned long val,
 	if (val != DIE_DEBUG || current != race.target)
 		return NOTIFY_DONE;
 
-	race.ip = args->regs->ip;
 	switch (race.state) {
 	case LEARNING:
 		learn(args->regs);
+		race.ip = args->regs->ip;
 		return NOTIFY_STOP;
 	case WATCHING:
 		watch(args->regs);
+		race.ip = args->regs->ip;
 		return NOTIFY_STOP;
 	default:
 		if (!(args->regs->flags & X86_EFLAGS_TF))
@@ -413,8 +429,11 @@ static struct preempt_notifier preempt_notifier;
 static struct stop find_stop(unsigned int boundary, unsigned int from)
 {
 	unsigned int i, to = race.begin + boundary;
-	struct stop stop = { .ip = steps[to].ip };
+	unsigned int steps_back = min(race.arm.back, to - from);
+	struct stop stop = { .steps = steps_back };
 
+	to -= steps_back;
+	stop.ip = steps[to].ip;
 	for (i = from; i <= to; i++)
 		stop.nth += steps[i].ip == stop.ip;
 	return stop;
@@ -467,7 +486,7 @@ static int arm(const struct cet_race_arm *arg)
 			from = race.begin + res->first + 1;
 		}
 		race.stops[race.nr_stops++] = find_stop(arg->boundary, from);
-		res->ip = race.stops[race.nr_stops - 1].ip;
+		res->ip = steps[race.begin + arg->boundary].ip;
 	}
 
 	reinit_completion(&wake);
