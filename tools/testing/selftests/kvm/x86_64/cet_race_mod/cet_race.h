@@ -53,6 +53,8 @@ struct cet_race_result {
 	__u32 access;
 	/* The first one that has IRQs off from there to the access */
 	__u32 irqs_off;
+	/* How far it is the same as the one learnt before it */
+	__u32 same;
 	/* The one at which 'twice' has the first interrupt */
 	__u32 first;
 

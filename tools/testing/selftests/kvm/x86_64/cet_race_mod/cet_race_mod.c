@@ -70,6 +70,8 @@ static struct {
 	/* Steps begin at the probe, boundaries later. */
 	unsigned int nr_steps;
 	unsigned int begin;
+	/* How many are the same as in the window before */
+	unsigned int nr_same;
 
 	/* The boundaries to interrupt at, and which one is next */
 	struct stop stops[2];
@@ -213,6 +215,8 @@ static void learn(struct pt_regs *regs)
 		goto out;
 	}
 
+	if (race.nr_same == nr && steps[nr].ip == regs->ip)
+		race.nr_same++;
 	steps[nr] = (struct step) { .ip = regs->ip, .irqs_on = irqs_on };
 	race.nr_steps++;
 
@@ -227,6 +231,7 @@ static void learn(struct pt_regs *regs)
 
 	if (res->accessed && irqs_on) {
 		res->nr_boundaries = race.nr_steps - race.begin;
+		res->same = max(race.nr_same, race.begin) - race.begin;
 		race.state = DONE;
 		goto out;
 	}
@@ -470,6 +475,7 @@ static int arm(const struct cet_race_arm *arg)
 	if (arg->boundary == CET_RACE_LEARN) {
 		memset(res, 0, sizeof(*res));
 		race.nr_steps = 0;
+		race.nr_same = 0;
 		race.begin = 0;
 	} else {
 		if (arg->boundary >= res->nr_boundaries ||
