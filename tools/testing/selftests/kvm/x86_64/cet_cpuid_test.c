@@ -8,30 +8,13 @@
 #include "kvm_test_harness.h"
 #include "cet.h"
 
-#define X86_FEATURE_CET_SSS	KVM_X86_CPU_FEATURE(0x7, 1, EDX, 18)
-
-#define XSAVE_LEAF		0xd
 #define XSAVE_HDR_END		576
 #define XSS_CPUID_BIT		BIT(0)
 #define ALIGN_64_CPUID_BIT	BIT(1)
 
-static const struct kvm_cpuid_entry2 *find_xsave_entry(uint32_t index)
-{
-	const struct kvm_cpuid2 *cpuid = kvm_get_supported_cpuid();
-	int i;
-
-	for (i = 0; i < cpuid->nent; i++) {
-		if (cpuid->entries[i].function == XSAVE_LEAF &&
-		    cpuid->entries[i].index == index)
-			return &cpuid->entries[i];
-	}
-
-	return NULL;
-}
-
 static uint64_t supported_xss(void)
 {
-	const struct kvm_cpuid_entry2 *entry = find_xsave_entry(1);
+	const struct kvm_cpuid_entry2 *entry = cet_find_xsave_entry(1);
 
 	return entry->ecx | (uint64_t)entry->edx << 32;
 }
@@ -47,7 +30,7 @@ static uint32_t compacted_size(uint64_t components)
 		if (!(components & BIT_ULL(i)))
 			continue;
 
-		entry = find_xsave_entry(i);
+		entry = cet_find_xsave_entry(i);
 		TEST_ASSERT(entry, "CPUID 0xD has no sub-leaf %d", i);
 		if (entry->ecx & ALIGN_64_CPUID_BIT)
 			size = round_up(size, 64);
@@ -59,7 +42,7 @@ static uint32_t compacted_size(uint64_t components)
 
 static void expect_xsave_component(uint32_t index, uint32_t size)
 {
-	const struct kvm_cpuid_entry2 *entry = find_xsave_entry(index);
+	const struct kvm_cpuid_entry2 *entry = cet_find_xsave_entry(index);
 
 	TEST_ASSERT(entry, "CPUID 0xD has no sub-leaf %u", index);
 	TEST_ASSERT_EQ(entry->eax, size);
@@ -106,7 +89,7 @@ TEST(supported_compacted_size)
 {
 	uint64_t components = kvm_cpu_supported_xcr0() | XFEATURE_MASK_CET;
 
-	TEST_ASSERT_EQ(find_xsave_entry(1)->ebx, compacted_size(components));
+	TEST_ASSERT_EQ(cet_find_xsave_entry(1)->ebx, compacted_size(components));
 }
 
 TEST(xss_in_index_list)

@@ -11,28 +11,8 @@
 #include "kvm_test_harness.h"
 #include "cet.h"
 
-#define X86_FEATURE_CET_SSS	KVM_X86_CPU_FEATURE(0x7, 1, EDX, 18)
-#define XSAVE_LEAF		0xd
-
-#define VM_ENTRY_LOAD_CET_STATE	BIT_ULL(20)
-#define VM_EXIT_LOAD_CET_STATE	BIT_ULL(28)
-
 /* What there must be, as main() was told. */
 static bool has_shstk, has_ibt, has_cet;
-
-static const struct kvm_cpuid_entry2 *find_xsave_entry(uint32_t index)
-{
-	const struct kvm_cpuid2 *cpuid = kvm_get_supported_cpuid();
-	int i;
-
-	for (i = 0; i < cpuid->nent; i++) {
-		if (cpuid->entries[i].function == XSAVE_LEAF &&
-		    cpuid->entries[i].index == index)
-			return &cpuid->entries[i];
-	}
-
-	return NULL;
-}
 
 /* What a vCPU gets if user space sets the CPUID bits, supported or not. */
 FIXTURE(hidden)
@@ -73,7 +53,7 @@ TEST(cpuid_features)
 
 TEST(cpuid_xstate)
 {
-	const struct kvm_cpuid_entry2 *entry = find_xsave_entry(1);
+	const struct kvm_cpuid_entry2 *entry = cet_find_xsave_entry(1);
 	uint64_t xss = entry ? entry->ecx | (uint64_t)entry->edx << 32 : 0;
 	int i;
 
@@ -81,7 +61,7 @@ TEST(cpuid_xstate)
 		    "CPUID 0xD.1 enumerates XSS = 0x%lx", xss);
 
 	for (i = 11; i <= 12; i++)
-		TEST_ASSERT(!!find_xsave_entry(i) == has_cet,
+		TEST_ASSERT(!!cet_find_xsave_entry(i) == has_cet,
 			    "CPUID 0xD %s sub-leaf %d",
 			    has_cet ? "lacks" : "has", i);
 }

@@ -148,7 +148,7 @@ TEST_F(init, init_by_ioapic_before_first_run)
 	expect_cleared(self->ap, XFEATURE_MASK_CET);
 }
 
-/* INIT clears the state of one vCPU, and what the other has in hardware stays. */
+/* INIT clears the state of one vCPU; what the other has in hardware stays. */
 TEST_F(init, init_keeps_other_vcpu)
 {
 	struct kvm_mp_state mp_state;

@@ -8,8 +8,6 @@
 #include "vmx.h"
 
 #define VMX_BASIC_ANY_ERROR_CODE	BIT_ULL(56)
-#define VM_ENTRY_LOAD_CET_STATE		BIT_ULL(20)
-#define VM_EXIT_LOAD_CET_STATE		BIT_ULL(28)
 
 /* VM-instruction error */
 #define INVALID_CONTROL_FIELD		7

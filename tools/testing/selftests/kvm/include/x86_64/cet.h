@@ -14,6 +14,11 @@
 #include "vmx.h"
 
 #define X86_CR4_CET		BIT(23)
+#define X86_FEATURE_CET_SSS	KVM_X86_CPU_FEATURE(0x7, 1, EDX, 18)
+
+/* VM-entry and VM-exit control */
+#define VM_ENTRY_LOAD_CET_STATE	BIT_ULL(20)
+#define VM_EXIT_LOAD_CET_STATE	BIT_ULL(28)
 
 /* #CP error codes */
 #define CP_NEAR_RET		1
@@ -22,6 +27,11 @@
 /* Guest IA32_XSS that covers all CET state which XSAVES manages. */
 #define XFEATURE_MASK_CET	(XFEATURE_MASK_CET_USER | \
 				 XFEATURE_MASK_CET_KERNEL)
+
+#define XSAVE_LEAF		0xd
+
+/* The sub-leaf of leaf 0xD in KVM_GET_SUPPORTED_CPUID, NULL if not there. */
+const struct kvm_cpuid_entry2 *cet_find_xsave_entry(uint32_t index);
 
 #define CET_NR_MSRS		7
 extern const uint32_t cet_msrs[CET_NR_MSRS];

@@ -69,6 +69,20 @@ uint64_t cet_value(int seed, int i)
 	return 0x100000ull * (seed + 1) + 0x4000 * (i + 1);
 }
 
+const struct kvm_cpuid_entry2 *cet_find_xsave_entry(uint32_t index)
+{
+	const struct kvm_cpuid2 *cpuid = kvm_get_supported_cpuid();
+	int i;
+
+	for (i = 0; i < cpuid->nent; i++) {
+		if (cpuid->entries[i].function == XSAVE_LEAF &&
+		    cpuid->entries[i].index == index)
+			return &cpuid->entries[i];
+	}
+
+	return NULL;
+}
+
 bool cet_is_forced(void)
 {
 	return getenv("KVM_CET_FORCE");
