@@ -33,7 +33,7 @@ static void init_list(struct msr_list *list, int seed)
 	for (i = 0; i < NR_ENTRIES; i++) {
 		list->entries[i].index = cet_xsave_msrs[i % CET_NR_XSAVE_MSRS];
 		list->entries[i].data = cet_value(seed + i / CET_NR_XSAVE_MSRS,
-					      i % CET_NR_XSAVE_MSRS);
+						  i % CET_NR_XSAVE_MSRS);
 	}
 }
 
@@ -128,7 +128,8 @@ static void write_values(struct kvm_vcpu *vcpu, int seed)
 	int i;
 
 	for (i = 0; i < CET_NR_XSAVE_MSRS; i++) {
-		vector = cet_wrmsr(vcpu, cet_xsave_msrs[i], cet_value(seed, i));
+		vector = cet_wrmsr(vcpu, cet_xsave_msrs[i],
+				   cet_value(seed, i));
 		TEST_ASSERT(!vector, "WRMSR of %s raised vector %u",
 			    cet_msr_name(cet_xsave_msrs[i]), vector);
 	}

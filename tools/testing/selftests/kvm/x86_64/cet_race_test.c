@@ -27,8 +27,7 @@
  */
 #define MAX_TRIES		10
 
-FIXTURE(race)
-{
+struct race {
 	struct kvm_vcpu *vcpu;
 	int fd;
 	pthread_t other;
@@ -40,19 +39,28 @@ FIXTURE(race)
 
 	/* How many boundaries there were of each kind */
 	int nr_irqs_on, nr_bh_off, nr_preempt_off, nr_irqs_off, nr_held_off;
-	int nr_windows, nr_same;
+	int nr_same;
 	int stride;
 };
 
-typedef FIXTURE_DATA(race) race_t;
+FIXTURE(race)
+{
+	struct race race;
+};
+
+/* The way to an access */
+struct path {
+	void (*access)(struct kvm_vcpu *vcpu, uint32_t msr, uint64_t *val);
+	bool write;
+	/* The VM exit with which the window begins */
+	int exit_reason;
+	/* The vCPU has SHSTK, and not only IBT. */
+	bool shstk;
+};
 
 FIXTURE_VARIANT(race)
 {
-	void (*access)(struct kvm_vcpu *vcpu, uint32_t msr, uint64_t *val);
-	bool write;
-	/* With which the window begins; shstk: the vCPU has it, and not only IBT */
-	int exit_reason;
-	bool shstk;
+	struct path path;
 };
 
 static void get_msrs(struct kvm_vcpu *vcpu, uint32_t msr, uint64_t *val)
@@ -119,50 +127,64 @@ static void wrmsr_intercepted(struct kvm_vcpu *vcpu, uint32_t msr,
 }
 
 FIXTURE_VARIANT_ADD(race, get_msrs) {
-	.access = get_msrs,
-	.exit_reason = CET_RACE_NO_EXIT,
-	.shstk = true,
+	.path = {
+		.access = get_msrs,
+		.exit_reason = CET_RACE_NO_EXIT,
+		.shstk = true,
+	},
 };
 
 FIXTURE_VARIANT_ADD(race, set_msrs) {
-	.access = set_msrs,
-	.write = true,
-	.exit_reason = CET_RACE_NO_EXIT,
-	.shstk = true,
+	.path = {
+		.access = set_msrs,
+		.write = true,
+		.exit_reason = CET_RACE_NO_EXIT,
+		.shstk = true,
+	},
 };
 
 FIXTURE_VARIANT_ADD(race, get_one_reg) {
-	.access = get_one_reg,
-	.exit_reason = CET_RACE_NO_EXIT,
-	.shstk = true,
+	.path = {
+		.access = get_one_reg,
+		.exit_reason = CET_RACE_NO_EXIT,
+		.shstk = true,
+	},
 };
 
 FIXTURE_VARIANT_ADD(race, set_one_reg) {
-	.access = set_one_reg,
-	.write = true,
-	.exit_reason = CET_RACE_NO_EXIT,
-	.shstk = true,
+	.path = {
+		.access = set_one_reg,
+		.write = true,
+		.exit_reason = CET_RACE_NO_EXIT,
+		.shstk = true,
+	},
 };
 
 /* The guest's accesses exit with the #UD of the forced emulation prefix. */
 FIXTURE_VARIANT_ADD(race, rdmsr_emulated) {
-	.access = rdmsr_emulated,
-	.exit_reason = EXIT_REASON_EXCEPTION_NMI,
-	.shstk = true,
+	.path = {
+		.access = rdmsr_emulated,
+		.exit_reason = EXIT_REASON_EXCEPTION_NMI,
+		.shstk = true,
+	},
 };
 
 FIXTURE_VARIANT_ADD(race, wrmsr_emulated) {
-	.access = wrmsr_emulated,
-	.write = true,
-	.exit_reason = EXIT_REASON_EXCEPTION_NMI,
-	.shstk = true,
+	.path = {
+		.access = wrmsr_emulated,
+		.write = true,
+		.exit_reason = EXIT_REASON_EXCEPTION_NMI,
+		.shstk = true,
+	},
 };
 
 /* KVM intercepts WRMSR of U_CET if the vCPU has only one of the features. */
 FIXTURE_VARIANT_ADD(race, wrmsr_intercepted) {
-	.access = wrmsr_intercepted,
-	.write = true,
-	.exit_reason = EXIT_REASON_MSR_WRITE,
+	.path = {
+		.access = wrmsr_intercepted,
+		.write = true,
+		.exit_reason = EXIT_REASON_MSR_WRITE,
+	},
 };
 
 /*
@@ -172,18 +194,18 @@ FIXTURE_VARIANT_ADD(race, wrmsr_intercepted) {
  */
 static void *other_thread(void *arg)
 {
-	race_t *self = arg;
+	struct race *race = arg;
 
 	cet_host_shadow_stack(ARCH_SHSTK_ENABLE);
 	do {
-		TEST_ASSERT(!ioctl(self->fd, CET_RACE_WAIT), "CET_RACE_WAIT failed");
-	} while (!READ_ONCE(self->stop));
+		TEST_ASSERT(!ioctl(race->fd, CET_RACE_WAIT), "CET_RACE_WAIT failed");
+	} while (!READ_ONCE(race->stop));
 	cet_host_shadow_stack(ARCH_SHSTK_DISABLE);
 
 	return NULL;
 }
 
-static void create_other_thread(race_t *self)
+static void create_other_thread(struct race *race)
 {
 	struct sched_param param = { .sched_priority = 2 };
 	pthread_attr_t attr;
@@ -196,7 +218,7 @@ static void create_other_thread(race_t *self)
 	pthread_attr_setschedpolicy(&attr, SCHED_FIFO);
 	pthread_attr_setschedparam(&attr, &param);
 	pthread_attr_setaffinity_np(&attr, sizeof(cpus), &cpus);
-	TEST_ASSERT(!pthread_create(&self->other, &attr, other_thread, self),
+	TEST_ASSERT(!pthread_create(&race->other, &attr, other_thread, race),
 		    "No thread with SCHED_FIFO");
 }
 
@@ -204,92 +226,98 @@ FIXTURE_SETUP(race)
 {
 	/* No task but those that are told to shall come in between. */
 	const struct sched_param param = { .sched_priority = 1 };
+	const struct path *path = &variant->path;
+	struct race *race = &self->race;
 	int i;
 
-	vm_create_cet(&self->vcpu, variant->shstk, true);
+	vm_create_cet(&race->vcpu, path->shstk, true);
 	kvm_pin_this_task_to_pcpu(0);
 	TEST_ASSERT(!sched_setscheduler(0, SCHED_FIFO, &param),
 		    "No SCHED_FIFO");
 
 	for (i = 0; i < CET_NR_XSAVE_MSRS; i++) {
-		if (i && !variant->shstk)
+		if (i && !path->shstk)
 			continue;
-		self->val[i] = cet_value(0, i);
-		cet_set_msr(self->vcpu, cet_xsave_msrs[i], self->val[i]);
+		race->val[i] = cet_value(0, i);
+		cet_set_msr(race->vcpu, cet_xsave_msrs[i], race->val[i]);
 	}
 
-	self->fd = open(CET_RACE_DEVICE, O_RDWR);
-	TEST_ASSERT(self->fd >= 0, "No " CET_RACE_DEVICE ": is cet_race_mod loaded?");
-	create_other_thread(self);
+	race->fd = open(CET_RACE_DEVICE, O_RDWR);
+	TEST_ASSERT(race->fd >= 0, "No " CET_RACE_DEVICE ": is cet_race_mod loaded?");
+	create_other_thread(race);
 }
 
 FIXTURE_TEARDOWN(race)
 {
-	WRITE_ONCE(self->stop, true);
-	ioctl(self->fd, CET_RACE_WAKE);
-	pthread_join(self->other, NULL);
-	close(self->fd);
-	kvm_vm_free(self->vcpu->vm);
+	struct race *race = &self->race;
+
+	WRITE_ONCE(race->stop, true);
+	ioctl(race->fd, CET_RACE_WAKE);
+	pthread_join(race->other, NULL);
+	close(race->fd);
+	kvm_vm_free(race->vcpu->vm);
 }
 
-static const char *name_of(race_t *self, uint64_t ip)
+static const char *name_of(struct race *race, uint64_t ip)
 {
 	static struct cet_race_name names[4];
 	static int i;
 	struct cet_race_name *name = &names[i++ % 4];
 
 	name->ip = ip;
-	TEST_ASSERT(!ioctl(self->fd, CET_RACE_NAME, name),
+	TEST_ASSERT(!ioctl(race->fd, CET_RACE_NAME, name),
 		    "CET_RACE_NAME failed");
 	return name->name;
 }
 
 /* One access of the i-th MSR, with an interrupt if @arm says so. */
-static uint64_t do_pass(race_t *self, const FIXTURE_VARIANT(race) *variant,
+static uint64_t do_pass(struct race *race, const struct path *path,
 			int i, const struct cet_race_arm *arm,
 			struct cet_race_result *res)
 {
-	uint64_t val = self->val[i];
+	uint64_t val = race->val[i];
 
-	if (variant->write) {
-		val = cet_value(++self->seed, i);
-		self->val[i] = val;
+	if (path->write) {
+		val = cet_value(++race->seed, i);
+		race->val[i] = val;
 	}
-	TEST_ASSERT(!ioctl(self->fd, CET_RACE_ARM, arm),
+	TEST_ASSERT(!ioctl(race->fd, CET_RACE_ARM, arm),
 		    "CET_RACE_ARM failed");
-	variant->access(self->vcpu, cet_xsave_msrs[i], &val);
-	TEST_ASSERT(!ioctl(self->fd, CET_RACE_RESULT, res),
+	path->access(race->vcpu, cet_xsave_msrs[i], &val);
+	TEST_ASSERT(!ioctl(race->fd, CET_RACE_RESULT, res),
 		    "CET_RACE_RESULT failed");
-	if (variant->write)
-		get_msrs(self->vcpu, cet_xsave_msrs[i], &val);
+	if (path->write)
+		get_msrs(race->vcpu, cet_xsave_msrs[i], &val);
 	return val;
 }
 
-static void check_value(race_t *self, const FIXTURE_VARIANT(race) *variant,
-			int i, const struct cet_race_arm *arm,
+static void check_value(struct race *race, const struct path *path, int i,
+			const struct cet_race_arm *arm,
 			const struct cet_race_result *res, uint64_t val)
 {
-	const char *insn = variant->write ? "WRMSR" : "RDMSR";
+	const char *how = "after the FPU was loaded, before";
 
-	if (val == self->val[i])
+	if (val == race->val[i])
 		return;
 
-	TEST_FAIL("%s of %s %s: 0x%lx, not 0x%lx; interrupted for %s at %s, boundary %d of %u%s, IRQs were %s there, %s %s at %s",
-		  variant->write ? "write" : "read",
+	if (res->access_stale)
+		how = res->access_irqs_on ? "between reload check and" :
+					    "FPU not reloaded with IRQs off before";
+
+	printf("# interrupted for %s, boundary %d of %u%s\n",
+	       arm->interrupt == CET_RACE_TASK ? "another task" : "a softirq",
+	       arm->boundary, res->nr_boundaries,
+	       arm->twice ? ", and once before" : "");
+	TEST_FAIL("%s %s, 0x%lx, not 0x%lx: interrupted at %s, IRQs were %s there, %s %s at %s",
 		  cet_msr_name(cet_xsave_msrs[i]),
-		  variant->write ? "lost" : "wrong", val, self->val[i],
-		  arm->interrupt == CET_RACE_TASK ? "another task" : "a softirq",
-		  name_of(self, res->ip), arm->boundary, res->nr_boundaries,
-		  arm->twice ? ", and once before" : "",
-		  res->irqs_on ? "on" : "off",
-		  !res->access_stale ? "not between FPU loaded and" :
-		  res->access_irqs_on ? "between reload check and" :
-					"FPU not reloaded with IRQs off before",
-		  insn, name_of(self, res->access_ip));
+		  path->write ? "write lost" : "read wrong", val, race->val[i],
+		  name_of(race, res->ip), res->irqs_on ? "on" : "off", how,
+		  path->write ? "WRMSR" : "RDMSR",
+		  name_of(race, res->access_ip));
 }
 
 /* Interrupt at each boundary from @from on. */
-static void walk(race_t *self, const FIXTURE_VARIANT(race) *variant, int i,
+static void walk(struct race *race, const struct path *path, int i,
 		 struct cet_race_arm *arm, const struct cet_race_result *learnt,
 		 int from)
 {
@@ -300,7 +328,7 @@ static void walk(race_t *self, const FIXTURE_VARIANT(race) *variant, int i,
 	int stride, tries;
 
 	stride = learnt->nr_boundaries / MAX_WALK + 1;
-	self->stride = max(self->stride, stride);
+	race->stride = max(race->stride, stride);
 
 	for (arm->boundary = from; arm->boundary <= last; arm->boundary++) {
 		if (arm->boundary % stride && arm->boundary != learnt->access)
@@ -308,31 +336,31 @@ static void walk(race_t *self, const FIXTURE_VARIANT(race) *variant, int i,
 
 		for (tries = 0; tries < MAX_TRIES; tries++) {
 			arm->back = BIT(tries) - 1;
-			val = do_pass(self, variant, i, arm, &res);
-			check_value(self, variant, i, arm, &res, val);
+			val = do_pass(race, path, i, arm, &res);
+			check_value(race, path, i, arm, &res, val);
 			if (res.reached)
 				break;
 		}
 		TEST_ASSERT(res.reached && res.accessed,
 			    "KVM came to boundary %d of %d, %s: %d, to the access: %d",
-			    arm->boundary, last, name_of(self, res.ip),
+			    arm->boundary, last, name_of(race, res.ip),
 			    res.reached, res.accessed);
 		seen_access |= arm->boundary == learnt->access;
 
 		/* The interrupt came there, or, with IRQs off, later. */
 		TEST_ASSERT(res.arrived && res.arrived_there == res.irqs_on,
 			    "Interrupt sent at %s, IRQs %s, came at %s",
-			    name_of(self, res.ip), res.irqs_on ? "on" : "off",
-			    res.arrived ? name_of(self, res.arrived_ip) : "no place");
+			    name_of(race, res.ip), res.irqs_on ? "on" : "off",
+			    res.arrived ? name_of(race, res.arrived_ip) : "no place");
 
 		/* Too late to do harm if there are no IRQs until the access. */
 		held_off = arm->boundary >= learnt->irqs_off;
 		TEST_ASSERT(res.done && res.done_before == !held_off,
-			    "Interrupt at %s, IRQs %s, came at %s; what it is for was done: %d, before the access: %d",
-			    name_of(self, res.ip), res.irqs_on ? "on" : "off",
-			    name_of(self, res.arrived_ip), res.done,
+			    "Interrupt at %s, IRQs %s, came at %s; done: %d, before the access: %d",
+			    name_of(race, res.ip), res.irqs_on ? "on" : "off",
+			    name_of(race, res.arrived_ip), res.done,
 			    res.done_before);
-		TEST_ASSERT(res.left != self->val[i],
+		TEST_ASSERT(res.left != race->val[i],
 			    "The registers still had the guest's value, 0x%lx",
 			    val);
 
@@ -340,110 +368,109 @@ static void walk(race_t *self, const FIXTURE_VARIANT(race) *variant, int i,
 			unsafe = res.ip;
 
 		if (held_off)
-			self->nr_held_off++;
+			race->nr_held_off++;
 		else if (!res.irqs_on)
-			self->nr_irqs_off++;
+			race->nr_irqs_off++;
 		else if (!res.bh_on)
-			self->nr_bh_off++;
+			race->nr_bh_off++;
 		else if (!res.preemptible)
-			self->nr_preempt_off++;
+			race->nr_preempt_off++;
 		else
-			self->nr_irqs_on++;
+			race->nr_irqs_on++;
 	}
-	TEST_ASSERT(seen_access, "The walk missed the access");
+	TEST_ASSERT(seen_access, "The access was not among the boundaries");
 	/* That no harm was done is no accident. */
 	TEST_ASSERT(!unsafe,
 		    "Access with IRQs on, or the FPU not reloaded, after an interrupt at %s",
-		    name_of(self, unsafe));
+		    name_of(race, unsafe));
 }
 
-static void learn(race_t *self, const FIXTURE_VARIANT(race) *variant, int i,
+static void learn(struct race *race, const struct path *path, int i,
 		  struct cet_race_arm *arm, struct cet_race_result *res)
 {
 	uint64_t val;
 	int tries;
 
 	/* The first time, KVM may have to do what it need not do again. */
-	val = self->val[i];
-	variant->access(self->vcpu, cet_xsave_msrs[i], &val);
+	val = race->val[i];
+	path->access(race->vcpu, cet_xsave_msrs[i], &val);
 
 	arm->boundary = CET_RACE_LEARN;
 	for (tries = 0; tries < MAX_TRIES; tries++) {
-		val = do_pass(self, variant, i, arm, res);
+		val = do_pass(race, path, i, arm, res);
 		if (res->nr_boundaries)
 			break;
 	}
 	TEST_ASSERT(res->accessed && res->nr_boundaries > res->access,
 		    "No window: %u boundaries, access seen: %d",
 		    res->nr_boundaries, res->accessed);
-	res->access_stale = res->access_irqs_on = 0;
-	check_value(self, variant, i, arm, res, val);
+	check_value(race, path, i, arm, res, val);
 }
 
-static void walk_all(race_t *self, const FIXTURE_VARIANT(race) *variant,
+static void walk_all(struct race *race, const struct path *path,
 		     int interrupt)
 {
 	struct cet_race_arm arm = {
-		.write = variant->write,
-		.exit_reason = variant->exit_reason,
+		.write = path->write,
+		.exit_reason = path->exit_reason,
 		.interrupt = interrupt,
 	};
 	uint32_t off[2] = {}, nr[2] = {};
 	struct cet_race_result res;
 	int i, from;
 
-	for (i = 0; i < CET_NR_XSAVE_MSRS; i++) {
-		if (i && !variant->shstk)
-			continue;
+	/* If interrupted twice, only the reload takes another way. */
+	for (arm.twice = 0; arm.twice < 2; arm.twice++) {
+		for (i = 0; i < CET_NR_XSAVE_MSRS; i++) {
+			if (i && !path->shstk)
+				continue;
 
-		arm.msr = cet_xsave_msrs[i];
-		arm.twice = false;
-		learn(self, variant, i, &arm, &res);
-		nr[0] = max(nr[0], res.nr_boundaries);
-		off[0] = max(off[0], res.nr_boundaries - 1 - res.irqs_off);
-		/* The emulator takes long, and the same way for all MSRs. */
-		from = 0;
-		if (i && res.nr_boundaries > LONG_WINDOW) {
-			from = min(res.same, res.irqs_off - 16);
-			self->nr_same += from;
+			arm.msr = cet_xsave_msrs[i];
+			learn(race, path, i, &arm, &res);
+
+			from = 0;
+			if (arm.twice) {
+				from = max(res.first + 1, res.irqs_off - 16);
+			} else if (i && res.nr_boundaries > LONG_WINDOW) {
+				from = min(res.same, res.irqs_off - 16);
+				race->nr_same += from;
+			}
+			walk(race, path, i, &arm, &res, from);
+
+			nr[arm.twice] = max(nr[arm.twice], res.nr_boundaries);
+			off[arm.twice] = max(off[arm.twice],
+					     res.nr_boundaries - 1 -
+					     res.irqs_off);
 		}
-		walk(self, variant, i, &arm, &res, from);
-
-		/* The registers are not the guest's: walk through the reload. */
-		arm.twice = true;
-		learn(self, variant, i, &arm, &res);
-		nr[1] = max(nr[1], res.nr_boundaries);
-		off[1] = max(off[1], res.nr_boundaries - 1 - res.irqs_off);
-		walk(self, variant, i, &arm, &res,
-		     max(res.first + 1, res.irqs_off - 16));
-		self->nr_windows += 2;
 	}
 
-	printf("# %d windows of up to %u boundaries, %u with a reload; IRQs off for %u instructions, %u with a reload\n",
-	       self->nr_windows, nr[0], nr[1], off[0], off[1]);
-	printf("# interrupted at %d boundaries: %d with IRQs on, %d and softirqs off, %d and preemption off, %d and IRQs off, %d and IRQs off until after the access\n",
-	       self->nr_irqs_on + self->nr_bh_off + self->nr_preempt_off +
-	       self->nr_irqs_off + self->nr_held_off, self->nr_irqs_on,
-	       self->nr_bh_off, self->nr_preempt_off, self->nr_irqs_off,
-	       self->nr_held_off);
-	if (self->nr_same)
-		printf("# not at %d boundaries that are on the way to another MSR, too\n",
-		       self->nr_same);
-	if (self->stride > 1)
-		printf("# not at every boundary: at every %d-th where there are more than %d\n",
-		       self->stride, MAX_WALK);
-	TEST_ASSERT(self->nr_irqs_on && self->nr_held_off,
+	printf("# boundaries: up to %u, %u with a reload\n", nr[0], nr[1]);
+	printf("# instructions with IRQs off: %u, %u with a reload\n", off[0],
+	       off[1]);
+	printf("# interrupted with IRQs on: %d\n", race->nr_irqs_on);
+	printf("# ... but softirqs off: %d\n", race->nr_bh_off);
+	printf("# ... but preemption off: %d\n", race->nr_preempt_off);
+	printf("# with IRQs off: %d\n", race->nr_irqs_off);
+	printf("# with IRQs off until after the access: %d\n",
+	       race->nr_held_off);
+	if (race->nr_same)
+		printf("# not again on the way that another MSR took: %d\n",
+		       race->nr_same);
+	if (race->stride > 1)
+		printf("# not at all, but every %d-th of more than %d\n",
+		       race->stride, MAX_WALK);
+	TEST_ASSERT(race->nr_irqs_on && race->nr_held_off,
 		    "Not a boundary where IRQs are on, or off for the access");
 }
 
 TEST_F_TIMEOUT(race, softirq, 3600)
 {
-	walk_all(self, variant, CET_RACE_SOFTIRQ);
+	walk_all(&self->race, &variant->path, CET_RACE_SOFTIRQ);
 }
 
 TEST_F_TIMEOUT(race, task, 3600)
 {
-	walk_all(self, variant, CET_RACE_TASK);
+	walk_all(&self->race, &variant->path, CET_RACE_TASK);
 }
 
 int main(int argc, char *argv[])

@@ -203,8 +203,11 @@ static void learn(struct pt_regs *regs)
 	bool irqs_on = regs->flags & X86_EFLAGS_IF;
 	unsigned int nr = race.nr_steps;
 
-	if (!in_thread_before_db())
-		return;
+	/* A softirq that comes when they are on again isn't part of it. */
+	if (!in_thread_before_db()) {
+		race.state = DONE;
+		goto out;
+	}
 
 	/* TF also traps between the iterations of a string instruction. */
 	if (nr && steps[nr - 1].ip == regs->ip)
@@ -240,12 +243,10 @@ static void learn(struct pt_regs *regs)
 		res->accessed = true;
 		res->access_ip = regs->ip;
 		res->access = nr - race.begin;
-		for (; nr > race.begin && !steps[nr].irqs_on &&
-		       !steps[nr - 1].irqs_on; nr--)
-			;
+		while (nr > race.begin && !steps[nr].irqs_on && !steps[nr - 1].irqs_on)
+			nr--;
 		res->irqs_off = nr - race.begin;
-	} else if (race.arm.twice && !res->first && irqs_on &&
-		   !preempt_count_before_db()) {
+	} else if (race.arm.twice && !res->first && irqs_on && !preempt_count_before_db()) {
 		res->first = nr - race.begin;
 		raise_interrupt(regs);
 	}
