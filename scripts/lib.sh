@@ -39,12 +39,14 @@ scratch() {
 }
 
 # Tests report in KTAP: results_begin once all is prepared; result NAME COMMAND... for one test, whose output goes to stderr;
-# results_end ends the script.
+# result_once FILE... -- NAME COMMAND... for one that has the same result while FILEs and the script are the same, and need not be run
+# again once it has passed; results_end ends the script.
 results=0
 failures=0
 results_begin() { say 'KTAP version 1'; }
 result() {
-	local name=$1 verdict=ok
+	local name=$1
+	verdict=ok
 	shift
 	"$@" >&2 || {
 		verdict='not ok'
@@ -52,6 +54,21 @@ result() {
 	}
 	results=$((results + 1))
 	say "$verdict $results $name"
+}
+result_once() {
+	local files=() passed
+	while [ "$1" != -- ]; do
+		files+=("$1")
+		shift
+	done
+	shift
+	passed=$top/build/passed/$(printf '%s\n' "$@" | cat - "$top/scripts/check.d/$me" "${files[@]}" | sha256sum | cut -d ' ' -f 1)
+	if [ -e "$passed" ]; then
+		result "$1" echo 'passed before'
+	else
+		result "$@"
+		[ "$verdict" != ok ] || { mkdir -p "${passed%/*}" && : >"$passed"; }
+	fi
 }
 results_end() {
 	say "1..$results"
