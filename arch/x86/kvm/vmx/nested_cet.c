@@ -171,7 +171,7 @@ void nested_vmx_cet_load_host(struct kvm_vcpu *vcpu, struct vmcs12 *vmcs12)
 		vmx_load_cet_state(vcpu, &state);
 }
 
-void nested_vmx_cet_enter_smm(struct kvm_vcpu *vcpu)
+void nested_vmx_cet_undo_exit(struct kvm_vcpu *vcpu, struct vmcs12 *vmcs12)
 {
-	nested_vmx_load_cet_guest(vcpu, get_vmcs12(vcpu));
+	nested_vmx_load_cet_guest(vcpu, vmcs12);
 }

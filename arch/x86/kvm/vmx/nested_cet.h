@@ -89,10 +89,10 @@ void nested_vmx_cet_exit_to_l1(struct kvm_vcpu *vcpu, struct vmcs12 *vmcs12);
 void nested_vmx_cet_load_host(struct kvm_vcpu *vcpu, struct vmcs12 *vmcs12);
 
 /*
- * SMI in L2, vmcs01 is current after KVM left L2 for it: undo what this loaded.
- * No VM exit happened for the guest.  The handler sees L2's state, and RSM takes
- * it back to L2 as the handler left it.
+ * KVM left L2 for reasons of its own, vmcs01 is current: no VM exit happened for
+ * the guest.  An SMI handler sees L2's state, and RSM takes it back to L2 as the
+ * handler left it.  What user space has set before KVM_SET_NESTED_STATE stays.
  */
-void nested_vmx_cet_enter_smm(struct kvm_vcpu *vcpu);
+void nested_vmx_cet_undo_exit(struct kvm_vcpu *vcpu, struct vmcs12 *vmcs12);
 
 #endif /* __KVM_X86_VMX_NESTED_CET_H */
