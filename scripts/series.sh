@@ -32,13 +32,16 @@ need_base() {
 # series_names TOP: the patches of TOP in their order.
 series_names() { sed '/^#/d;/^[[:space:]]*$/d' "$1/patches/$series/series"; }
 
+# series_nested TOP: the last patches of TOP, the group that can be dropped.
+series_nested() { sed -n '/^# CET for nested guests/,$p' "$1/patches/$series/series" | sed '/^#/d;/^[[:space:]]*$/d'; }
+
 # patch_overlays PATCH: the new files it brings, named between its "---" and its diff.
 patch_overlays() { sed -n '/^diff --git /q;s/^Overlay: //p' "$1"; }
 
-# series_overlays TOP: the new files of all patches.
+# series_overlays TOP [NAME...]: the new files of these patches, or of all.
 series_overlays() {
-	local name
-	series_names "$1" | while read -r name; do patch_overlays "$1/patches/$series/$name"; done
+	local name dir=$1/patches/$series
+	if [ $# = 1 ]; then series_names "$1"; else printf '%s\n' "${@:2}"; fi | while read -r name; do patch_overlays "$dir/$name"; done
 }
 
 # series_check TOP: dies if the files of patches/ do not belong together.
