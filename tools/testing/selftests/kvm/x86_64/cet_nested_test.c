@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * CET state of nested guests: L1 has no control that loads it, so VM entry and
- * VM exit leave it alone.  L2 starts with L1's, L1 goes on with L2's.
+ * CET state of nested guests whose L1 sets no control that loads it: VM entry
+ * and VM exit leave it alone.  L2 starts with L1's, L1 goes on with L2's.
  */
 #include "kvm_test_harness.h"
 #include "cet.h"
