@@ -16,14 +16,6 @@ struct {
 	uint64_t rip, end_rip;
 } seen;
 
-/* Segments of user mode, as IRET wants them */
-#define USER_CS			0x10b
-#define USER_DS			0x113
-#define USER_CS_DESCRIPTOR	0x00affb000000ffffull
-#define USER_DS_DESCRIPTOR	0x00cff3000000ffffull
-/* In the task state segment */
-#define TSS_RSP0		4
-
 /*
  * A payload for cet_run() that has KVM emulate the first instruction of @code in
  * user mode.  From there #UD leads back, be it that of the instruction, or that
@@ -67,20 +59,6 @@ static __attribute__((naked)) void guest_user_ud_handler(void)
 	    "ret\n");
 }
 
-static void make_user(struct kvm_vm *vm, uint64_t *table, int level)
-{
-	int i;
-
-	for (i = 0; i < PAGE_SIZE / sizeof(*table); i++) {
-		if (!(table[i] & PTE_PRESENT_MASK))
-			continue;
-		table[i] |= PTE_USER_MASK;
-		if (level > PG_LEVEL_4K)
-			make_user(vm, addr_gpa2hva(vm, PTE_GET_PA(table[i])),
-				  level - 1);
-	}
-}
-
 KVM_ONE_VCPU_TEST_SUITE(emulate_modes);
 
 /* At CPL 3, it is U_CET that matters to near branches. */
@@ -110,19 +88,13 @@ KVM_ONE_VCPU_TEST(emulate_modes, user_mode, NULL)
 		{ CET_BOTH_EN, 0 },
 	};
 	struct kvm_vm *vm = vcpu->vm;
-	uint64_t *gdt, enabled, target;
-	void *tss;
+	uint64_t enabled, target;
 	int i, j;
 
 	vm_init_cet(vm);
 	vcpu_init_cet(vcpu, true, true);
 	cet_enable(vcpu);
-	make_user(vm, addr_gpa2hva(vm, vm->pgd), PG_LEVEL_512G);
-	gdt = addr_gva2hva(vm, vm->arch.gdt);
-	gdt[USER_CS / sizeof(*gdt)] = USER_CS_DESCRIPTOR;
-	gdt[USER_DS / sizeof(*gdt)] = USER_DS_DESCRIPTOR;
-	tss = addr_gva2hva(vm, vm->arch.tss);
-	*(uint64_t *)(tss + TSS_RSP0) = vm_vaddr_alloc_page(vm) + PAGE_SIZE;
+	vm_init_user_mode(vm);
 	vm_set_raw_handler(vm, UD_VECTOR, guest_user_ud_handler);
 
 	for (i = 0; i < ARRAY_SIZE(insns); i++) {

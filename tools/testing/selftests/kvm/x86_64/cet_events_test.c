@@ -196,8 +196,6 @@ KVM_ONE_VCPU_TEST(events, no_exception_refused, NULL)
 #define IST_GPA			0x2000000
 #define IST_GVA			0x7e0000000000ull
 #define IST_SLOT		11
-/* In the task state segment */
-#define TSS_IST1		0x24
 
 static void give_cp_a_stack(struct kvm_vm *vm)
 {

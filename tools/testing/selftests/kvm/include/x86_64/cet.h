@@ -90,6 +90,21 @@ vm_vaddr_t vm_alloc_shadow_stack(struct kvm_vm *vm, vm_vaddr_t *alias);
 /* Make the page at @gva one, in the page table's terms. */
 void vm_make_shadow_stack(struct kvm_vm *vm, vm_vaddr_t gva);
 
+/*
+ * Let the guest IRET to its code in user mode, and have a stack for exceptions
+ * there.  All of its memory is the user's, too, which rules out supervisor
+ * shadow stacks, but for those that vm_make_supervisor() gets back.
+ */
+void vm_init_user_mode(struct kvm_vm *vm);
+void vm_make_supervisor(struct kvm_vm *vm, vm_vaddr_t gva);
+
+/* The segments of user mode */
+#define USER_CS			0x10b
+#define USER_DS			0x113
+/* In the task state segment */
+#define TSS_RSP0		4
+#define TSS_IST1		0x24
+
 /* The parts of vm_create_cet(), for VMs and vCPUs that the caller created. */
 void vm_init_cet(struct kvm_vm *vm);
 void vcpu_init_cet(struct kvm_vcpu *vcpu, bool shstk, bool ibt);
@@ -157,7 +172,8 @@ struct cet_call *cet_prepare_run(struct kvm_vcpu *vcpu, void (*payload)(void),
 /* cet_run()'s part in the guest, and the #CP handler that vm_init_cet() sets. */
 void guest_run(struct cet_call *call);
 void guest_cp_handler(void);
-/* The same for #PF, for tests that install it. */
+/* The same for #GP and #PF, for tests that install them. */
+void guest_gp_handler(void);
 void guest_pf_handler(void);
 
 /* Payloads.  ret is 1 if the attack, or the jump, reached its target. */

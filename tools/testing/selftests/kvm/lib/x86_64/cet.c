@@ -12,6 +12,10 @@
 /* A VM exit per host interrupt aside, the counts of these tries are equal. */
 #define EXIT_COUNT_TRIES	10
 
+/* 64-bit code and data, DPL 3 */
+#define USER_CS_DESCRIPTOR	0x00affb000000ffffull
+#define USER_DS_DESCRIPTOR	0x00cff3000000ffffull
+
 const uint32_t cet_msrs[CET_NR_MSRS] = {
 	MSR_IA32_U_CET,
 	MSR_IA32_S_CET,
@@ -134,6 +138,36 @@ vm_vaddr_t vm_alloc_shadow_stack(struct kvm_vm *vm, vm_vaddr_t *alias)
 
 	vm_make_shadow_stack(vm, gva);
 	return gva;
+}
+
+static void make_user(struct kvm_vm *vm, uint64_t *table, int level)
+{
+	int i;
+
+	for (i = 0; i < PAGE_SIZE / sizeof(*table); i++) {
+		if (!(table[i] & PTE_PRESENT_MASK))
+			continue;
+		table[i] |= PTE_USER_MASK;
+		if (level > PG_LEVEL_4K)
+			make_user(vm, addr_gpa2hva(vm, PTE_GET_PA(table[i])),
+				  level - 1);
+	}
+}
+
+void vm_init_user_mode(struct kvm_vm *vm)
+{
+	uint64_t *gdt = addr_gva2hva(vm, vm->arch.gdt);
+	void *tss = addr_gva2hva(vm, vm->arch.tss);
+
+	gdt[USER_CS / sizeof(*gdt)] = USER_CS_DESCRIPTOR;
+	gdt[USER_DS / sizeof(*gdt)] = USER_DS_DESCRIPTOR;
+	*(uint64_t *)(tss + TSS_RSP0) = vm_vaddr_alloc_page(vm) + PAGE_SIZE;
+	make_user(vm, addr_gpa2hva(vm, vm->pgd), PG_LEVEL_512G);
+}
+
+void vm_make_supervisor(struct kvm_vm *vm, vm_vaddr_t gva)
+{
+	*vm_get_page_table_entry(vm, gva) &= ~PTE_USER_MASK;
 }
 
 void vm_init_cet(struct kvm_vm *vm)

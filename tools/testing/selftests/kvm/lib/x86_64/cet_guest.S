@@ -14,6 +14,7 @@
 
 /* Their headers do not lend themselves to assembly. */
 #define MSR_IA32_S_CET		0x6a2
+#define GP_VECTOR		13
 #define PF_VECTOR		14
 #define CP_VECTOR		21
 #define CET_PORT		0x80
@@ -94,6 +95,11 @@ guest_cp_handler:
 	incq	cet_cp_count(%rip)
 	pop	cet_cp_error_code(%rip)
 	iretq
+
+.global guest_gp_handler
+guest_gp_handler:
+	endbr64
+	END_PAYLOAD GP_VECTOR
 
 .global guest_pf_handler
 guest_pf_handler:
