@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0
 # Names for what scripts/ does, for those who like make.
 
-.PHONY: help root kernel base selftests series edit fold repin run check check-full clean
+.PHONY: help root kernel base selftests series edit fold repin run check check-full check-hardware clean
 help:
 	@echo 'make run        build what is missing, boot it, and show a guest that uses CET'
 	@echo 'make check      all tests but those that take hours; one of them: scripts/check NAME...'
 	@echo 'make check-full these too: kernels with debugging or PREEMPT_RT, and other configurations'
+	@echo 'make check-hardware  the selftests on this computer, for those who have CET and run a kernel with the series'
 	@echo
 	@echo 'make kernel     build/6.12/bzImage: Linux 6.12 with the series'
 	@echo 'make base       build/6.12-base/bzImage: the same source and configuration without it'
@@ -39,5 +40,7 @@ check:
 	@scripts/check
 check-full:
 	@scripts/check --full
+check-hardware:
+	@scripts/check-hardware
 clean:
 	@scripts/clean

@@ -55,7 +55,7 @@ static __attribute__((naked)) void guest_deep(void)
 }
 
 /* A target that returns 1 at the end. */
-#define TARGET(name, code)						\
+#define GUEST_TARGET(name, code)						\
 static __attribute__((naked)) void name(void)				\
 {									\
 	asm(code "\n"							\
@@ -63,27 +63,23 @@ static __attribute__((naked)) void name(void)				\
 	    "ret\n");							\
 }
 
-TARGET(guest_return, "endbr64")
-TARGET(guest_off_endbr, "nop")
-TARGET(guest_smash,
-	"endbr64\n"
-	"call 1f\n"
-	"1: lea 2f(%rip), %rax\n"
-	"mov %rax, (%rsp)\n"
-	"ret\n"
-	"2:")
-TARGET(guest_xrstors,
-	"endbr64\n"
-	"mov $" __stringify(XFEATURE_MASK_CET_BITS) ", %eax\n"
-	"xor %edx, %edx\n"
-	"xrstors64 image(%rip)")
-TARGET(guest_setssbsy,
-	"endbr64\n"
-	"setssbsy\n"
-	"out %al, $" __stringify(CET_PORT))
-TARGET(guest_int_ist,
-	"endbr64\n"
-	"int $" __stringify(IST_VECTOR))
+GUEST_TARGET(guest_return, "endbr64")
+GUEST_TARGET(guest_off_endbr, "nop")
+GUEST_TARGET(guest_smash, "endbr64\n"
+	     "call 1f\n"
+	     "1: lea 2f(%rip), %rax\n"
+	     "mov %rax, (%rsp)\n"
+	     "ret\n"
+	     "2:")
+GUEST_TARGET(guest_xrstors, "endbr64\n"
+	     "mov $" __stringify(XFEATURE_MASK_CET_BITS) ", %eax\n"
+	     "xor %edx, %edx\n"
+	     "xrstors64 image(%rip)")
+GUEST_TARGET(guest_setssbsy, "endbr64\n"
+	     "setssbsy\n"
+	     "out %al, $" __stringify(CET_PORT))
+GUEST_TARGET(guest_int_ist, "endbr64\n"
+	     "int $" __stringify(IST_VECTOR))
 
 /* Returns 1 if both are as set. */
 static __attribute__((naked)) void guest_read(void)
@@ -131,8 +127,7 @@ static __attribute__((naked)) void name(void)				\
 }
 
 USER_TARGET(guest_user, "")
-USER_TARGET(guest_user_smash,
-	"lea 4f(%rip), %rax\n"
+USER_TARGET(guest_user_smash, "lea 4f(%rip), %rax\n"
 	    "mov %rax, (%rsp)\n"
 	    "ret\n"
 	    "4: int $" __stringify(USER_VECTOR) "\n")
