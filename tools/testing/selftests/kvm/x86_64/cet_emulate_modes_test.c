@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Instructions that KVM emulates in user mode and in real mode: which of the CET
- * state is in effect there.
+ * Instructions that KVM emulates in user mode, in 32-bit mode and in real mode:
+ * which of the CET state is in effect there.
  */
 #include "kvm_test_harness.h"
 #include "cet.h"
@@ -15,6 +15,10 @@
 struct {
 	uint64_t rip, end_rip;
 } seen;
+
+/* 32-bit code of user mode, at a place that is free in the GDT */
+#define USER_CS32		0x12b
+#define USER_CS32_DESCRIPTOR	0x00cffb000000ffffull
 
 /*
  * A payload for cet_run() that has KVM emulate the first instruction of @code in
@@ -50,6 +54,10 @@ USER_PAYLOAD(guest_user_jmp_far,
 	     "push $" __stringify(USER_CS) "\nshlq $32, (%rsp)\nor %rdx, (%rsp)",
 	     "ljmp *(%rsp)")
 
+USER_PAYLOAD(guest_user_jmp_compat,
+	     "push $" __stringify(USER_CS32) "\nshlq $32, (%rsp)\nor %rdx, (%rsp)",
+	     "ljmp *(%rsp)")
+
 static __attribute__((naked)) void guest_user_ud_handler(void)
 {
 	asm("endbr64\n"
@@ -57,6 +65,31 @@ static __attribute__((naked)) void guest_user_ud_handler(void)
 	    "pop seen+8(%rip)\n"
 	    "mov %r10, %rsp\n"
 	    "ret\n");
+}
+
+/* The payload returns 0. */
+static __attribute__((naked)) void guest_user_gp_handler(void)
+{
+	asm("endbr64\n"
+	    "xor %eax, %eax\n"
+	    "pop %rcx\n"
+	    "pop seen+8(%rip)\n"
+	    "mov %r10, %rsp\n"
+	    "ret\n");
+}
+
+static void init_user(struct kvm_vcpu *vcpu)
+{
+	struct kvm_vm *vm = vcpu->vm;
+	uint64_t *gdt;
+
+	vm_init_cet(vm);
+	vcpu_init_cet(vcpu, true, true);
+	cet_enable(vcpu);
+	vm_init_user_mode(vm);
+	gdt = addr_gva2hva(vm, vm->arch.gdt);
+	gdt[USER_CS32 / sizeof(*gdt)] = USER_CS32_DESCRIPTOR;
+	vm_set_raw_handler(vm, UD_VECTOR, guest_user_ud_handler);
 }
 
 KVM_ONE_VCPU_TEST_SUITE(emulate_modes);
@@ -87,16 +120,10 @@ KVM_ONE_VCPU_TEST(emulate_modes, user_mode, NULL)
 		{ CET_SHSTK_EN, CET_ENDBR_EN },
 		{ CET_BOTH_EN, 0 },
 	};
-	struct kvm_vm *vm = vcpu->vm;
 	uint64_t enabled, target;
 	int i, j;
 
-	vm_init_cet(vm);
-	vcpu_init_cet(vcpu, true, true);
-	cet_enable(vcpu);
-	vm_init_user_mode(vm);
-	vm_set_raw_handler(vm, UD_VECTOR, guest_user_ud_handler);
-
+	init_user(vcpu);
 	for (i = 0; i < ARRAY_SIZE(insns); i++) {
 		for (j = 0; j < ARRAY_SIZE(modes); j++) {
 			enabled = modes[j].u_cet;
@@ -106,13 +133,136 @@ KVM_ONE_VCPU_TEST(emulate_modes, user_mode, NULL)
 			cet_set_msr(vcpu, MSR_IA32_U_CET, modes[j].u_cet);
 			target = cet_run(vcpu, insns[i].payload,
 					 modes[j].s_cet)->ret;
-			sync_global_from_guest(vm, seen);
+			sync_global_from_guest(vcpu->vm, seen);
 			if (insns[i].refused_for & enabled)
 				target = seen.rip;
 			TEST_ASSERT(seen.end_rip == target,
 				    "%s with U_CET = 0x%lx, S_CET = 0x%lx: #UD at 0x%lx, not 0x%lx",
 				    insns[i].name, modes[j].u_cet, modes[j].s_cet,
 				    seen.end_rip, target);
+		}
+	}
+}
+
+/* The shadow stack that has to fit is that of U_CET and IA32_PL3_SSP. */
+KVM_ONE_VCPU_TEST(emulate_modes, user_jmp_to_compat, NULL)
+{
+	static const struct {
+		uint64_t u_cet, ssp;
+		bool faults;
+	} modes[] = {
+		{ 0, 0, false },
+		{ CET_SHSTK_EN, 0xfffffffc, false },
+		{ CET_SHSTK_EN, 0x100000000, true },
+		{ CET_SHSTK_EN, 0x7f0000000000, true },
+	};
+	uint64_t target;
+	int i;
+
+	init_user(vcpu);
+	vm_set_raw_handler(vcpu->vm, GP_VECTOR, guest_user_gp_handler);
+	for (i = 0; i < ARRAY_SIZE(modes); i++) {
+		cet_set_msr(vcpu, MSR_IA32_U_CET, modes[i].u_cet);
+		cet_set_msr(vcpu, MSR_IA32_PL3_SSP, modes[i].ssp);
+		target = cet_run(vcpu, guest_user_jmp_compat, 0)->ret;
+		sync_global_from_guest(vcpu->vm, seen);
+		TEST_ASSERT(!target == modes[i].faults,
+			    "U_CET = 0x%lx, SSP = 0x%lx: %s", modes[i].u_cet,
+			    modes[i].ssp, target ? "no #GP" : "#GP");
+		TEST_ASSERT_EQ(seen.end_rip, target ?: seen.rip);
+	}
+}
+
+/* Code for 32-bit mode without paging, and where it comes to if emulated */
+#define CODE			0x2000000
+#define CODE_SLOT		10
+#define CODE_TARGET		0x40
+#define CODE_GDT		0x800
+#define CS			8
+
+#define FEP_BYTES		0x0f, 0x0b, 'k', 'v', 'm'
+#define FAR_TARGET		CODE_TARGET, 0, CODE >> 16 & 0xff, CODE >> 24, CS, 0
+
+static const struct insn32 {
+	const char *name;
+	uint8_t code[12];
+	uint64_t refused_for;
+} insns32[] = {
+	{ "CALL ptr16:32", { FEP_BYTES, 0x9a, FAR_TARGET }, CET_BOTH_EN },
+	{ "JMP ptr16:32", { FEP_BYTES, 0xea, FAR_TARGET }, CET_ENDBR_EN },
+	/* Even if OF is clear; then it goes on to a JMP to the target. */
+	{ "INTO", { FEP_BYTES, 0xce, 0xeb, CODE_TARGET - 8 }, CET_BOTH_EN },
+};
+
+/* #UD is a triple fault here; a VM that had one is used no more. */
+static bool is_emulated_in_32_bit_mode(const struct insn32 *insn, uint64_t s_cet)
+{
+	struct kvm_vcpu *vcpu;
+	struct kvm_vm *vm = vm_create_cet(&vcpu, true, true);
+	struct kvm_segment flat = {
+		.limit = 0xffffffff, .selector = CS, .type = 0xb, .present = 1,
+		.db = 1, .s = 1, .g = 1,
+	};
+	struct kvm_run *run = vcpu->run;
+	struct kvm_sregs sregs;
+	struct kvm_regs regs;
+	bool emulated;
+	uint8_t *code;
+
+	vm_userspace_mem_region_add(vm, VM_MEM_SRC_ANONYMOUS, CODE, CODE_SLOT,
+				    1, 0);
+	code = addr_gpa2hva(vm, CODE);
+	memcpy(code, insn->code, sizeof(insn->code));
+	code[CODE_TARGET] = 0xe6;	/* out %al, $CET_PORT */
+	code[CODE_TARGET + 1] = CET_PORT;
+	((uint64_t *)(code + CODE_GDT))[CS / 8] = 0x00cf9b000000ffff;
+
+	vcpu_sregs_get(vcpu, &sregs);
+	sregs.cr0 &= ~X86_CR0_PG;
+	sregs.cr4 = X86_CR4_CET;
+	sregs.efer = 0;
+	sregs.cs = flat;
+	flat.type = 3;
+	sregs.ds = flat;
+	sregs.es = flat;
+	sregs.ss = flat;
+	sregs.gdt.base = CODE + CODE_GDT;
+	sregs.gdt.limit = CS + 7;
+	sregs.idt.limit = 0;
+	vcpu_sregs_set(vcpu, &sregs);
+	vcpu_regs_get(vcpu, &regs);
+	regs.rip = CODE;
+	regs.rsp = CODE + PAGE_SIZE;
+	regs.rflags = X86_EFLAGS_FIXED;
+	vcpu_regs_set(vcpu, &regs);
+	cet_set_msr(vcpu, MSR_IA32_S_CET, s_cet);
+
+	vcpu_run(vcpu);
+	emulated = run->exit_reason == KVM_EXIT_IO && run->io.port == CET_PORT;
+	TEST_ASSERT(emulated || run->exit_reason == KVM_EXIT_SHUTDOWN,
+		    "%s with S_CET = 0x%lx: exit reason %u", insn->name, s_cet,
+		    run->exit_reason);
+	kvm_vm_free(vm);
+	return emulated;
+}
+
+/* Instructions that 64-bit mode does not have */
+TEST(protected_mode)
+{
+	static const uint64_t s_cet[] = {
+		0, CET_SHSTK_EN, CET_ENDBR_EN, CET_BOTH_EN,
+	};
+	const struct insn32 *insn;
+	int i, j;
+
+	for (i = 0; i < ARRAY_SIZE(insns32); i++) {
+		for (j = 0; j < ARRAY_SIZE(s_cet); j++) {
+			insn = &insns32[i];
+			TEST_ASSERT(is_emulated_in_32_bit_mode(insn, s_cet[j]) ==
+				    !(insn->refused_for & s_cet[j]),
+				    "%s with S_CET = 0x%lx is%s emulated",
+				    insn->name, s_cet[j],
+				    insn->refused_for & s_cet[j] ? "" : " not");
 		}
 	}
 }

@@ -157,6 +157,20 @@ TEST_F(lists, one_fpu_swap_per_list)
 	expect_fpu_swaps(self->vcpu, &self->list, 1);
 }
 
+/* Each of them does, also without another one before it. */
+TEST_F(lists, one_fpu_swap_per_msr)
+{
+	int i;
+
+	self->list.header.nmsrs = 2;
+	for (i = 0; i < CET_NR_XSAVE_MSRS; i++) {
+		self->list.entries[0].index = cet_xsave_msrs[i];
+		self->list.entries[0].data = 0x1000;
+		self->list.entries[1] = self->list.entries[0];
+		expect_fpu_swaps(self->vcpu, &self->list, 1);
+	}
+}
+
 TEST_F(lists, no_fpu_swap_for_other_msrs)
 {
 	/* S_CET, INT_SSP_TAB and IA32_XSS */
