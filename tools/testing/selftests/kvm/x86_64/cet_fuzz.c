@@ -1,0 +1,354 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * A fuzzer of CET in guests: random operations of user space and of the guest
+ * on two vCPUs, each compared with a model of what has to become of it.
+ *
+ *	cet_fuzz [-s SEED] [-n OPERATIONS]
+ *
+ * The seed decides about everything.  Operations come in rounds, each with a new
+ * VM and the next seed, so that a failure takes no longer than a round to repeat.
+ * In a round, several pairs of vCPUs follow one another.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <sys/timerfd.h>
+
+#include "cet_fuzz_lib/cet_fuzz.h"
+
+#define MAX_GENERATIONS		5
+#define GENERATION_OPS		2000
+#define NR_RECORDS		64
+#define DISTURB_NS		2000000
+
+static struct {
+	struct fuzz_vcpu vcpus[NR_FUZZ_VCPUS];
+	uint64_t seed, nr_ops;
+	uint64_t random;
+	bool ended;
+} fuzz_round;
+
+static struct record {
+	uint64_t nr;
+	uint32_t vcpu;
+	const char *what;
+	uint64_t a, b;
+} records[NR_RECORDS];
+
+/* How often each happened; their names are few, and don't move. */
+static struct {
+	const char *what;
+	uint64_t nr;
+} counts[64];
+
+static int kmsg = -1;
+
+/* splitmix64 */
+uint64_t fuzz_random(void)
+{
+	uint64_t x = fuzz_round.random += 0x9e3779b97f4a7c15;
+
+	x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9;
+	x = (x ^ (x >> 27)) * 0x94d049bb133111eb;
+	return x ^ (x >> 31);
+}
+
+uint64_t fuzz_below(uint64_t n)
+{
+	return fuzz_random() % n;
+}
+
+uint64_t fuzz_value(uint64_t now)
+{
+	static const uint64_t edges[] = {
+		0, BIT_ULL(32), BIT_ULL(47) - 0x1000, BIT_ULL(47),
+		-BIT_ULL(47), -BIT_ULL(47) - 0x1000, BIT_ULL(56) - 0x1000,
+		BIT_ULL(56), -BIT_ULL(56), -BIT_ULL(56) - 0x1000, -0x1000ull,
+	};
+
+	switch (fuzz_below(8)) {
+	case 0:
+		return 0;
+	case 1:
+		return BIT_ULL(fuzz_below(64));
+	case 2:
+	case 3:
+		return fuzz_pick(edges) + (fuzz_random() & fuzz_random() & 0xfff);
+	case 4:
+		return (int64_t)(fuzz_random() << 16) >> 16;
+	case 5:
+		return fuzz_random();
+	case 6:
+		return now ^ BIT_ULL(fuzz_below(64));
+	default:
+		return fuzz_random() & 0xfff;
+	}
+}
+
+uint64_t fuzz_valid_ctl(const struct model *m)
+{
+	uint64_t val = fuzz_random();
+
+	/* Sparse bits; a tracker that is one or the other or none */
+	val &= fuzz_below(2) ? 0x7fff8000043full : 0x7fff8000083full;
+	if (!m->shstk)
+		val &= ~(CET_SHSTK_EN | CET_WRSS_EN);
+	if (!m->ibt)
+		val &= CET_SHSTK_EN | CET_WRSS_EN;
+	return model_valid_ctl(m, val) ? val : 0;
+}
+
+uint64_t fuzz_ctl(const struct model *m, uint64_t now)
+{
+	static const struct model both = { .shstk = true, .ibt = true };
+
+	switch (fuzz_below(8)) {
+	case 0:
+	case 1:
+		return fuzz_value(now);
+	case 2:
+		return fuzz_valid_ctl(m) ^ BIT_ULL(fuzz_below(64));
+	case 3:
+		return fuzz_valid_ctl(m) | CET_SUPPRESS | CET_WAIT_ENDBR;
+	case 4:
+		return fuzz_valid_ctl(&both);
+	default:
+		return fuzz_valid_ctl(m);
+	}
+}
+
+uint64_t fuzz_ssp(uint64_t now)
+{
+	uint64_t val = fuzz_value(now);
+
+	return fuzz_below(4) ? val & ~3ull : val;
+}
+
+uint64_t fuzz_msr_value(const struct model *m, uint32_t msr)
+{
+	uint64_t now = 0;
+
+	model_get_msr(m, msr, true, &now);
+	switch (msr) {
+	case MSR_IA32_XSS:
+		return fuzz_below(4) ? fuzz_random() & XFEATURE_MASK_CET : fuzz_value(now);
+	case MSR_IA32_U_CET:
+	case MSR_IA32_S_CET:
+		return fuzz_ctl(m, now);
+	default:
+		return fuzz_ssp(now);
+	}
+}
+
+uint32_t fuzz_msr(void)
+{
+	static const uint32_t others[] = {
+		MSR_IA32_XSS, MSR_IA32_XSS, MSR_IA32_XSS, 0x69f, 0x6a1, 0x6a3,
+		0x6a9, 0x6aa, 0xd9f, 0xda1,
+		/* What KVM has been known to number SSP with */
+		0x4b564dff,
+	};
+
+	return fuzz_below(5) ? fuzz_pick(cet_msrs) : fuzz_pick(others);
+}
+
+void fuzz_record(struct fuzz_vcpu *v, const char *what, uint64_t a, uint64_t b)
+{
+	int i;
+
+	records[fuzz_round.nr_ops++ % NR_RECORDS] = (struct record) {
+		fuzz_round.nr_ops, v->vcpu->id, what, a, b,
+	};
+	for (i = 0; counts[i].what && counts[i].what != what; i++)
+		;
+	counts[i].what = what;
+	counts[i].nr++;
+}
+
+void fuzz_fail(const char *fmt, ...)
+{
+	const struct record *r;
+	va_list args;
+	int i;
+
+	printf("The last operations:\n");
+	for (i = 0; i < NR_RECORDS; i++) {
+		r = &records[(fuzz_round.nr_ops + i) % NR_RECORDS];
+		if (r->what)
+			printf("%8lu  vCPU %u  %s 0x%lx 0x%lx\n", r->nr, r->vcpu,
+			       r->what, r->a, r->b);
+	}
+	printf("not ok: operation %lu of the round with seed %lu: ",
+	       fuzz_round.nr_ops, fuzz_round.seed);
+	va_start(args, fmt);
+	vprintf(fmt, args);
+	va_end(args);
+	printf("\n");
+	printf("Again: %s -s %lu -n %lu\n", program_invocation_short_name,
+	       fuzz_round.seed, fuzz_round.nr_ops);
+	exit(1);
+}
+
+void fuzz_end_vcpus(void)
+{
+	fuzz_round.ended = true;
+}
+
+/* What the kernel has to complain of */
+static void check_kmsg(void)
+{
+	static const char *const splats[] = {
+		"WARNING:", "BUG:", "UBSAN:", "KASAN:", "Call Trace",
+		"unchecked MSR access", "general protection", "INFO: task",
+	};
+	char line[4096];
+	ssize_t n;
+	int i;
+
+	for (;;) {
+		n = read(kmsg, line, sizeof(line) - 1);
+		/* EPIPE: there was more than the kernel keeps. */
+		if (n < 0 && errno != EPIPE)
+			return;
+		line[max(n, 0l)] = 0;
+		for (i = 0; i < ARRAY_SIZE(splats); i++)
+			FUZZ_ASSERT(!strstr(line, splats[i]), "The kernel says: %s",
+				    line);
+	}
+}
+
+/* New vCPUs, until @nr operations or of their own accord */
+static void do_generation(struct kvm_vm *vm, int first_id, uint64_t nr)
+{
+	struct fuzz_vcpu *v;
+	int i;
+
+	fuzz_round.ended = false;
+	for (i = 0; i < NR_FUZZ_VCPUS; i++) {
+		v = &fuzz_round.vcpus[i];
+		v->vcpu = vm_vcpu_add(vm, first_id + i, NULL);
+		v->nested = !fuzz_below(4);
+		fuzz_init_vcpu(v, i);
+		fuzz_set_cpuid(v);
+	}
+
+	/* With the CPUID that it has by then, a vCPU stays. */
+	for (i = 32; i && fuzz_round.nr_ops < nr; i--)
+		fuzz_ioctl(&fuzz_pick(fuzz_round.vcpus));
+	while (fuzz_round.nr_ops < nr && !fuzz_round.ended) {
+		v = &fuzz_pick(fuzz_round.vcpus);
+		if (fuzz_below(5))
+			fuzz_ioctl(v);
+		else
+			fuzz_run(v);
+	}
+	check_kmsg();
+}
+
+/* A new VM, for @nr operations; returns how many they were in the end. */
+static uint64_t do_round(uint64_t seed, uint64_t nr)
+{
+	struct kvm_vm *vm = vm_create(NR_FUZZ_VCPUS * MAX_GENERATIONS);
+	int i;
+
+	memset(records, 0, sizeof(records));
+	memset(&fuzz_round, 0, sizeof(fuzz_round));
+	fuzz_round.seed = seed;
+	fuzz_round.random = seed;
+
+	fuzz_init_vm(vm);
+	for (i = 0; i < MAX_GENERATIONS && fuzz_round.nr_ops < nr; i++)
+		do_generation(vm, i * NR_FUZZ_VCPUS,
+			      min(nr, fuzz_round.nr_ops + GENERATION_OPS));
+	kvm_vm_free(vm);
+	return fuzz_round.nr_ops;
+}
+
+static void guest_endbr(struct cet_call *call)
+{
+	wrmsr(MSR_IA32_S_CET, call->arg[0]);
+	asm volatile("endbr64");
+	call->ret = rdmsr(MSR_IA32_S_CET);
+}
+
+/* Find out what can be either, though the manual says that ENDBR64 is a NOP. */
+static void probe_endbr(void)
+{
+	struct kvm_vcpu *vcpu;
+	struct kvm_vm *vm = vm_create_cet(&vcpu, true, true);
+
+	if (kvm_cpu_has(X86_FEATURE_IBT))
+		model_endbr_always = !cet_call(vcpu, guest_endbr, CET_WAIT_ENDBR, 0)->ret;
+	if (model_endbr_always)
+		printf("# This CPU's ENDBR64 resets the tracker with IBT off, too\n");
+	kvm_vm_free(vm);
+}
+
+/* Have the FPU's registers used, and KVM preempted, every now and then. */
+static void *disturb(void *arg)
+{
+	struct itimerspec spec = {
+		.it_value.tv_nsec = DISTURB_NS,
+		.it_interval.tv_nsec = DISTURB_NS,
+	};
+	int fd = timerfd_create(CLOCK_MONOTONIC, 0);
+	uint64_t ticks;
+
+	TEST_ASSERT(fd >= 0 && !timerfd_settime(fd, 0, &spec, NULL), "No timer");
+	while (read(fd, &ticks, sizeof(ticks)) == sizeof(ticks))
+		asm volatile("movq %0, %%xmm15" : : "r"(ticks) : "xmm15");
+	return NULL;
+}
+
+/* With a shadow stack of its own, which KVM must keep: so there's no return. */
+static void __noreturn fuzz(uint64_t seed, uint64_t nr)
+{
+	uint64_t done, rounds, begin = rdtsc();
+	int i;
+
+	cet_host_shadow_stack(ARCH_SHSTK_ENABLE);
+	for (done = 0, rounds = 0; done < nr; rounds++) {
+		done += do_round(seed + rounds, nr - done);
+		if (rounds % 10 == 9)
+			printf("# %lu of %lu operations\n", done, nr);
+	}
+	for (i = 0; counts[i].what; i++)
+		printf("# %8lu  %s\n", counts[i].nr, counts[i].what);
+	/* An emulated TSC may count instructions. */
+	if (done)
+		printf("# %lu ticks of the TSC each\n", (rdtsc() - begin) / done);
+	printf("ok: %lu operations in %lu rounds, seeds %lu to %lu\n", done, rounds,
+	       seed, seed + rounds - 1);
+	exit(0);
+}
+
+int main(int argc, char *argv[])
+{
+	uint64_t seed = time(NULL), nr = 20000;
+	pthread_t thread;
+	int opt;
+
+	while ((opt = getopt(argc, argv, "s:n:")) != -1) {
+		switch (opt) {
+		case 's':
+			seed = strtoull(optarg, NULL, 0);
+			break;
+		case 'n':
+			nr = strtoull(optarg, NULL, 0);
+			break;
+		default:
+			printf("Usage: %s [-s SEED] [-n OPERATIONS]\n", argv[0]);
+			exit(2);
+		}
+	}
+
+	cet_require();
+	setbuf(stdout, NULL);
+	printf("%s -s %lu -n %lu\n", program_invocation_short_name, seed, nr);
+
+	probe_endbr();
+	kmsg = open("/dev/kmsg", O_RDONLY | O_NONBLOCK);
+	TEST_ASSERT(kmsg >= 0 && lseek(kmsg, 0, SEEK_END) >= 0, "No /dev/kmsg");
+	TEST_ASSERT(!pthread_create(&thread, NULL, disturb, NULL), "No thread");
+	fuzz(seed, nr);
+}

@@ -1,0 +1,246 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * What the files of cet_fuzz share: the model of a vCPU, and the operations
+ * that the guest carries out.
+ */
+#ifndef SELFTEST_KVM_CET_FUZZ_H
+#define SELFTEST_KVM_CET_FUZZ_H
+
+/* Offsets in struct mailbox, and what entry.S needs beside them */
+#define BOX_S_CET		0
+#define BOX_HAS_CET		8
+#define FUZZ_PORT		0x82
+#define FUZZ_L2_PORT		0x83
+#define FUZZ_INT_VECTOR		0x30
+
+#ifndef __ASSEMBLER__
+#include "cet.h"
+
+/*
+ * A vCPU as it has to be, by the rules of the architecture and of KVM's API,
+ * which are written down here once more, independently of KVM.
+ */
+struct model {
+	/* CPUID */
+	bool shstk, ibt, lm, xsaves;
+	uint64_t xss_mask;
+	/* It can't change any more. */
+	bool has_run;
+	/* In the order of cet_msrs[] */
+	uint64_t msrs[CET_NR_MSRS];
+	uint64_t xss, ssp, cr0, cr4;
+};
+
+/* Positions in cet_msrs[] */
+enum { U_CET, S_CET, PL0_SSP, PL1_SSP, PL2_SSP, PL3_SSP, INT_SSP_TAB };
+
+bool model_canonical(uint64_t val);
+bool model_has_cet(const struct model *m);
+bool model_valid_ctl(const struct model *m, uint64_t val);
+bool model_valid_ssp(uint64_t val);
+
+/*
+ * Write and read an MSR by ioctl or in the guest.  Return false if that must be
+ * refused, or raise #GP; otherwise the model has changed, or *val is what must
+ * be read.
+ */
+bool model_set_msr(struct model *m, uint32_t msr, uint64_t val, bool host);
+bool model_get_msr(const struct model *m, uint32_t msr, bool host, uint64_t *val);
+
+/* May the two registers be so together? */
+bool model_valid_crs(const struct model *m, uint64_t cr0, uint64_t cr4);
+
+/* Take away what the new CPUID does not allow for. */
+void model_cpuid_changed(struct model *m);
+/* INIT */
+void model_init(struct model *m);
+
+/*
+ * Supervisor code executes ENDBR64.  An emulated CPU may have that reset the
+ * tracker also if IBT is off.
+ */
+extern bool model_endbr_always;
+void model_endbr(struct model *m);
+/* Are supervisor shadow stacks, or supervisor IBT, in effect? */
+bool model_armed(const struct model *m, uint64_t s_cet, uint64_t bits);
+
+enum guest_op_kind {
+	GUEST_WRMSR,
+	GUEST_RDMSR,
+	GUEST_MOV_CR0,
+	GUEST_MOV_CR4,
+	GUEST_XSAVES,
+	GUEST_XRSTORS,
+	GUEST_PAYLOAD,
+	GUEST_VMLAUNCH,
+	NR_GUEST_OPS,
+};
+
+enum payload {
+	CALL_RETURN,
+	SMASH_RETURN,
+	JUMP_TO_ENDBR,
+	JUMP_OFF_ENDBR,
+	INTERRUPT,
+	RDSSP,
+	INCSSP,
+	WRSS,
+	NR_PAYLOADS,
+};
+
+struct guest_op {
+	uint8_t kind, vector;
+	/* An MSR, a payload, or components for XSAVES and XRSTORS */
+	uint32_t index;
+	/* What to write, bits of a control register to toggle, or S_CET */
+	uint64_t val;
+	/* What was read, or returned, or XSTATE_BV */
+	uint64_t ret;
+	/* For payloads, the error code; for XSAVES and XRSTORS, the MSRs */
+	uint64_t data[CET_NR_XSAVE_MSRS];
+};
+
+#define MAX_GUEST_OPS		48
+
+/* The CET state of a VMCS, in the order of its fields */
+struct vmcs_cet {
+	uint64_t s_cet, ssp, ssp_tbl;
+};
+
+/* What L1 lets L2 start with, and gets back */
+struct nested_op {
+	/* What entry.S sees of S_CET in L2, the second time after the host's part */
+	uint64_t l2_s_cet[2];
+	/* What L1 gets its own from when L2 exits; entry.S writes that, too. */
+	uint64_t l1_s_cet;
+	uint64_t has_cet;
+
+	struct vmcs_cet guest, host;
+	uint64_t guest_cr0, guest_cr4, host_cr0, host_cr4;
+	bool entry_loads, exit_loads;
+
+	/* The outcome: an error of VMLAUNCH, or else an exit reason */
+	uint64_t error, reason;
+	struct vmcs_cet saved;
+};
+
+/*
+ * The guest interprets ops[].  As it needs exceptions and CALLs for that, its
+ * S_CET is 0 meanwhile, and here.
+ */
+struct mailbox {
+	uint64_t s_cet;
+	uint64_t has_cet;
+	uint64_t nr_ops;
+	struct nested_op nested;
+	struct guest_op ops[MAX_GUEST_OPS];
+
+	struct vmx_pages *vmx;
+	bool vmxon;
+};
+
+#define NR_FUZZ_VCPUS		2
+extern struct mailbox mailboxes[NR_FUZZ_VCPUS];
+extern uint64_t fuzz_nmi_count;
+
+/* The guest's code, at which vCPUs start with a mailbox as the argument. */
+void fuzz_entry(void);
+void fuzz_interpret(struct mailbox *box);
+void fuzz_nested(struct mailbox *box);
+/* VMLAUNCH; returns RFLAGS if that failed, 0 after an exit. */
+uint64_t fuzz_vmlaunch(struct nested_op *nested);
+void fuzz_l2(void);
+void fuzz_nmi_handler(void);
+void fuzz_int_handler(void);
+void fuzz_interrupt(void);
+void fuzz_rdssp(void);
+void fuzz_incssp(void);
+void fuzz_wrss(void);
+
+/* The host's part: a vCPU of the round that is on, and its model */
+struct fuzz_vcpu {
+	struct kvm_vcpu *vcpu;
+	/* It gets to be L1 every now and then. */
+	bool nested;
+	struct mailbox *box;
+	struct model model;
+};
+
+/* The round's random numbers; below() gives one that is less than @n. */
+uint64_t fuzz_random(void);
+uint64_t fuzz_below(uint64_t n);
+#define fuzz_pick(array)	((array)[fuzz_below(ARRAY_SIZE(array))])
+
+/* A value that CET MSRs might have, or almost; @now is what one of them has. */
+uint64_t fuzz_value(uint64_t now);
+/* One that the model takes for U_CET and S_CET; one that it takes in most cases */
+uint64_t fuzz_valid_ctl(const struct model *m);
+uint64_t fuzz_ctl(const struct model *m, uint64_t now);
+/* For any MSR: a value that it might have */
+uint64_t fuzz_msr_value(const struct model *m, uint32_t msr);
+/* An SSP, valid in most cases */
+uint64_t fuzz_ssp(uint64_t now);
+/* An MSR, a CET MSR in most cases */
+uint32_t fuzz_msr(void);
+
+/* Count an operation, and remember it for fuzz_fail(). */
+void fuzz_record(struct fuzz_vcpu *v, const char *what, uint64_t a, uint64_t b);
+/* Tell what is wrong, the last operations, and the command that repeats it. */
+void __noreturn __printf(1, 2) fuzz_fail(const char *fmt, ...);
+#define FUZZ_ASSERT(cond, fmt, args...)					\
+do {									\
+	if (!(cond))							\
+		fuzz_fail(fmt, ##args);					\
+} while (0)
+
+/* A vCPU is dead; the next operation has to start with new ones. */
+void fuzz_end_vcpus(void);
+
+/* All that user space can read of a vCPU */
+struct snapshot {
+	uint64_t msrs[CET_NR_MSRS + 1];
+	uint64_t ssp;
+	struct kvm_sregs2 sregs;
+	struct kvm_regs regs;
+	struct kvm_vcpu_events events;
+	struct kvm_mp_state mp_state;
+	struct kvm_xsave xsave;
+};
+
+void fuzz_take_snapshot(struct fuzz_vcpu *v, struct snapshot *s);
+/* Compare the vCPU with its model; and what some ioctl says of CR0 and CR4. */
+void fuzz_check(struct fuzz_vcpu *v);
+void fuzz_check_crs(struct fuzz_vcpu *v, uint64_t cr0, uint64_t cr4);
+/* After a refused call that was preceded by fuzz_before_refusal() */
+void fuzz_before_refusal(struct fuzz_vcpu *v);
+void fuzz_check_refusal(struct fuzz_vcpu *v);
+
+/* Operations of the host: one of ioctls.c, one of runs.c */
+void fuzz_ioctl(struct fuzz_vcpu *v);
+void fuzz_run(struct fuzz_vcpu *v);
+/* Prepare a VM, and a new vCPU. */
+void fuzz_init_vm(struct kvm_vm *vm);
+void fuzz_init_vcpu(struct fuzz_vcpu *v, int i);
+
+/* nested.c: L1 and L2 */
+void fuzz_run_nested(struct fuzz_vcpu *v);
+
+/*
+ * Fill the mailbox with @nr operations, after which the model is that of the
+ * vCPU when it has run them; compare what it did with that.
+ */
+void fuzz_prepare_ops(struct fuzz_vcpu *v, int nr);
+void fuzz_check_ops(struct fuzz_vcpu *v);
+
+/* The address of the token at the shadow stack's top */
+uint64_t fuzz_token(struct fuzz_vcpu *v);
+
+/* KVM_RUN that ends with an OUT to @port */
+void fuzz_enter(struct fuzz_vcpu *v, uint16_t port);
+/* KVM_SET_ONE_REG, KVM_SET_CPUID2, and KVM_SET_MSRS of one MSR */
+void fuzz_set_one_reg(struct fuzz_vcpu *v);
+void fuzz_set_cpuid(struct fuzz_vcpu *v);
+void fuzz_set_msr(struct fuzz_vcpu *v, uint32_t msr, uint64_t val);
+
+#endif /* !__ASSEMBLER__ */
+#endif /* SELFTEST_KVM_CET_FUZZ_H */

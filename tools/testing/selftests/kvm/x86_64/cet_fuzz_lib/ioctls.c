@@ -1,0 +1,438 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * cet_fuzz's ioctls: each with arguments that are right, almost right, or
+ * nonsense, of which the model knows whether KVM may accept them.
+ */
+#include <errno.h>
+#include <fcntl.h>
+
+#include "cet_fuzz.h"
+
+#define SSP_ID			KVM_X86_REG_KVM(KVM_REG_GUEST_SSP)
+#define MAX_LIST		12
+
+/* Compare what an ioctl did with what it should have done. */
+static void check_result(struct fuzz_vcpu *v, const char *what, bool accepted,
+			 bool expected)
+{
+	FUZZ_ASSERT(accepted == expected, "KVM has %s %s",
+		    accepted ? "accepted" : "refused", what);
+	if (expected)
+		fuzz_check(v);
+	else
+		fuzz_check_refusal(v);
+}
+
+void fuzz_set_msr(struct fuzz_vcpu *v, uint32_t msr, uint64_t val)
+{
+	struct model next = v->model;
+	bool ok = model_set_msr(&next, msr, val, true);
+
+	fuzz_record(v, "KVM_SET_MSRS", msr, val);
+	if (!ok)
+		fuzz_before_refusal(v);
+	v->model = next;
+	check_result(v, "the MSR", _vcpu_set_msr(v->vcpu, msr, val) == 1, ok);
+}
+
+static void op_set_msr(struct fuzz_vcpu *v)
+{
+	uint32_t msr = fuzz_msr();
+
+	fuzz_set_msr(v, msr, fuzz_msr_value(&v->model, msr));
+}
+
+static void op_get_msr(struct fuzz_vcpu *v)
+{
+	uint32_t msr = fuzz_msr();
+	uint64_t want, val = 0;
+	bool ok = model_get_msr(&v->model, msr, true, &want);
+
+	fuzz_record(v, "KVM_GET_MSRS", msr, 0);
+	FUZZ_ASSERT(cet_get_msr(v->vcpu, msr, &val) == ok, "KVM %s MSR 0x%x",
+		    ok ? "lacks" : "has", msr);
+	FUZZ_ASSERT(!ok || val == want, "MSR 0x%x is 0x%lx, not 0x%lx", msr, val, want);
+}
+
+/* KVM stops at the first that it refuses. */
+static void op_set_msr_list(struct fuzz_vcpu *v)
+{
+	struct {
+		struct kvm_msrs header;
+		struct kvm_msr_entry entries[MAX_LIST];
+	} list = { .header.nmsrs = 1 + fuzz_below(MAX_LIST) };
+	int i, n, want = -1;
+
+	for (i = 0; i < list.header.nmsrs; i++) {
+		list.entries[i].index = fuzz_msr();
+		list.entries[i].data = fuzz_msr_value(&v->model, list.entries[i].index);
+		fuzz_record(v, "KVM_SET_MSRS, list", list.entries[i].index,
+			    list.entries[i].data);
+		if (want < 0 && !model_set_msr(&v->model, list.entries[i].index,
+					       list.entries[i].data, true))
+			want = i;
+	}
+	if (want < 0)
+		want = i;
+	n = __vcpu_ioctl(v->vcpu, KVM_SET_MSRS, &list.header);
+	FUZZ_ASSERT(n == want, "KVM_SET_MSRS has set %d of %d MSRs, not %d", n, i, want);
+	fuzz_check(v);
+}
+
+static bool set_register(struct model *m, uint64_t id, uint64_t val)
+{
+	/* 0x20: x86; 3: 64 bits; the type is in bits 39:32. */
+	switch (id >> 32) {
+	case 0x20300002:
+		return model_set_msr(m, id, val, true);
+	case 0x20300003:
+		if ((uint32_t)id || !m->shstk || !model_valid_ssp(val))
+			return false;
+		m->ssp = val;
+		return true;
+	default:
+		return false;
+	}
+}
+
+void fuzz_set_one_reg(struct fuzz_vcpu *v)
+{
+	uint32_t msr = fuzz_msr();
+	bool is_ssp = fuzz_below(2);
+	uint64_t id = is_ssp ? SSP_ID : KVM_X86_REG_MSR(msr);
+	uint64_t val = is_ssp ? fuzz_ssp(v->model.ssp) : fuzz_msr_value(&v->model, msr);
+	struct kvm_one_reg reg = { .addr = (uint64_t)&val };
+	struct model next = v->model;
+	int r, want;
+
+	/* A register's index of one bit less or more may be another MSR's. */
+	if (!fuzz_below(4))
+		id ^= BIT_ULL(32 + fuzz_below(32));
+	else if (is_ssp && !fuzz_below(8))
+		id ^= BIT_ULL(fuzz_below(32));
+	reg.id = id;
+	want = set_register(&next, id, val) ? 0 : EINVAL;
+	if ((id >> 32 == 0x20300002 || id >> 32 == 0x20300003) &&
+	    !fuzz_below(16)) {
+		reg.addr = 8;
+		want = EFAULT;
+	}
+
+	fuzz_record(v, "KVM_SET_ONE_REG", id, reg.addr == 8 ? reg.addr : val);
+	if (want)
+		fuzz_before_refusal(v);
+	else
+		v->model = next;
+	r = __vcpu_ioctl(v->vcpu, KVM_SET_ONE_REG, &reg) ? errno : 0;
+	FUZZ_ASSERT(r == want, "KVM_SET_ONE_REG: errno %d, not %d", r, want);
+	check_result(v, "the register", !r, !want);
+}
+
+static void op_get_one_reg(struct fuzz_vcpu *v)
+{
+	uint32_t msr = fuzz_msr();
+	uint64_t val = 0, want = 0;
+	bool ok = model_get_msr(&v->model, msr, true, &want);
+
+	fuzz_record(v, "KVM_GET_ONE_REG", KVM_X86_REG_MSR(msr), 0);
+	FUZZ_ASSERT(!__vcpu_get_reg(v->vcpu, KVM_X86_REG_MSR(msr), &val) == ok,
+		    "KVM %s register 0x%llx", ok ? "lacks" : "has",
+		    KVM_X86_REG_MSR(msr));
+	FUZZ_ASSERT(!ok || val == want, "MSR 0x%x is 0x%lx, not 0x%lx", msr, val, want);
+}
+
+/* Make one thing wrong. */
+static void spoil_sregs(struct kvm_sregs2 *sregs)
+{
+	switch (fuzz_below(8)) {
+	case 0:
+		sregs->cr4 |= BIT_ULL(15);
+		break;
+	case 1:
+		sregs->cr4 |= BIT_ULL(32 + fuzz_below(32));
+		break;
+	case 2:
+		sregs->cr4 &= ~X86_CR4_PAE;
+		break;
+	case 3:
+		sregs->cr0 |= BIT_ULL(32 + fuzz_below(32));
+		break;
+	case 4:
+		sregs->cr0 &= ~X86_CR0_PE;
+		break;
+	case 5:
+		sregs->efer |= BIT_ULL(2);
+		break;
+	case 6:
+		sregs->efer &= ~EFER_LMA;
+		break;
+	case 7:
+		sregs->apic_base |= 1;
+		break;
+	}
+}
+
+static void op_set_sregs(struct fuzz_vcpu *v)
+{
+	struct model *m = &v->model;
+	bool use_sregs2 = fuzz_below(2), ok;
+	struct kvm_sregs2 sregs;
+	struct kvm_sregs old;
+	uint64_t bits;
+	int r;
+
+	vcpu_ioctl(v->vcpu, KVM_GET_SREGS2, &sregs);
+	fuzz_check_crs(v, sregs.cr0, sregs.cr4);
+
+	bits = fuzz_random();
+	if (bits & 1)
+		sregs.cr0 ^= X86_CR0_WP;
+	if (bits & 2)
+		sregs.cr4 ^= X86_CR4_CET;
+	/* More often together than not */
+	if ((bits & 4) && (sregs.cr4 & X86_CR4_CET))
+		sregs.cr0 |= X86_CR0_WP;
+
+	/* The vCPU is in 64-bit mode. */
+	ok = m->lm && model_valid_crs(m, sregs.cr0, sregs.cr4);
+	if (!fuzz_below(6)) {
+		spoil_sregs(&sregs);
+		ok = false;
+	}
+	if (use_sregs2 && !fuzz_below(8)) {
+		sregs.flags ^= BIT_ULL(fuzz_below(64));
+		ok = false;
+	}
+
+	fuzz_record(v, use_sregs2 ? "KVM_SET_SREGS2: CR0, CR4" :
+				    "KVM_SET_SREGS: CR0, CR4", sregs.cr0, sregs.cr4);
+	if (!ok)
+		fuzz_before_refusal(v);
+	if (use_sregs2) {
+		r = __vcpu_ioctl(v->vcpu, KVM_SET_SREGS2, &sregs);
+	} else {
+		vcpu_sregs_get(v->vcpu, &old);
+		old.cr0 = sregs.cr0;
+		old.cr4 = sregs.cr4;
+		old.efer = sregs.efer;
+		old.apic_base = sregs.apic_base;
+		r = _vcpu_sregs_set(v->vcpu, &old);
+	}
+	if (ok) {
+		m->cr0 = sregs.cr0;
+		m->cr4 = sregs.cr4;
+	}
+	check_result(v, "the control registers", !r, ok);
+
+	vcpu_ioctl(v->vcpu, KVM_GET_SREGS2, &sregs);
+	fuzz_check_crs(v, sregs.cr0, sregs.cr4);
+}
+
+static void op_set_events(struct fuzz_vcpu *v)
+{
+	struct kvm_vcpu_events old, events, got;
+	bool ok = true, soft;
+	int r;
+
+	vcpu_events_get(v->vcpu, &old);
+	events = old;
+	events.exception.injected = fuzz_below(8) ? 1 : 0;
+	events.exception.nr = fuzz_below(2) ? CP_VECTOR : fuzz_below(48);
+	events.exception.has_error_code = fuzz_below(2);
+	events.exception.error_code = fuzz_random();
+	if (events.exception.injected &&
+	    (events.exception.nr > 31 || events.exception.nr == NMI_VECTOR))
+		ok = false;
+	if (!fuzz_below(8)) {
+		/* No capability has been enabled that defines one of these. */
+		events.flags |= BIT(6 + fuzz_below(26));
+		ok = false;
+	}
+
+	fuzz_record(v, "KVM_SET_VCPU_EVENTS: vector, error code",
+		    events.exception.nr, events.exception.error_code);
+	if (!ok)
+		fuzz_before_refusal(v);
+	r = __vcpu_ioctl(v->vcpu, KVM_SET_VCPU_EVENTS, &events);
+	check_result(v, "the exception", !r, ok);
+	if (!ok)
+		return;
+
+	/* #BP and #OF are not reported: the instruction is to be run again. */
+	soft = events.exception.nr == BP_VECTOR || events.exception.nr == OF_VECTOR;
+	vcpu_events_get(v->vcpu, &got);
+	FUZZ_ASSERT(got.exception.injected == (soft ? 0 : events.exception.injected),
+		    "KVM_GET_VCPU_EVENTS has injected = %d", got.exception.injected);
+	FUZZ_ASSERT(got.exception.nr == events.exception.nr &&
+		    got.exception.has_error_code == events.exception.has_error_code &&
+		    got.exception.error_code == events.exception.error_code,
+		    "KVM_GET_VCPU_EVENTS has vector %u, error code %d: 0x%x",
+		    got.exception.nr, got.exception.has_error_code,
+		    got.exception.error_code);
+	vcpu_events_set(v->vcpu, &old);
+}
+
+static void op_set_xsave(struct fuzz_vcpu *v)
+{
+	static struct kvm_xsave xsave;
+	uint64_t *header = (void *)xsave.region + 512;
+	bool ok = true;
+	int r;
+
+	vcpu_xsave_get(v->vcpu, &xsave);
+	FUZZ_ASSERT(!(header[0] & XFEATURE_MASK_CET),
+		    "KVM_GET_XSAVE has XSTATE_BV = 0x%lx", header[0]);
+	switch (fuzz_below(4)) {
+	case 0:
+		header[0] |= fuzz_below(2) ? XFEATURE_MASK_CET_USER :
+					     XFEATURE_MASK_CET_KERNEL;
+		ok = false;
+		break;
+	case 1:
+		header[1 + fuzz_below(7)] = fuzz_below(2) ? XFEATURE_MASK_CET :
+							    BIT_ULL(63);
+		ok = false;
+		break;
+	case 2:
+		header[0] = 0;
+		break;
+	}
+
+	fuzz_record(v, "KVM_SET_XSAVE: XSTATE_BV, XCOMP_BV", header[0], header[1]);
+	if (!ok)
+		fuzz_before_refusal(v);
+	r = __vcpu_ioctl(v->vcpu, KVM_SET_XSAVE, &xsave);
+	check_result(v, "the XSAVE image", !r, ok);
+}
+
+void fuzz_set_cpuid(struct fuzz_vcpu *v)
+{
+	struct kvm_vcpu *vcpu = v->vcpu;
+	struct model next = v->model;
+	struct kvm_cpuid2 *old;
+	size_t size = sizeof(*old) + vcpu->cpuid->nent * sizeof(old->entries[0]);
+	struct kvm_cpuid_entry2 *xss;
+	bool same, ok;
+	int r;
+
+	old = malloc(size);
+	TEST_ASSERT(old, "Out of memory");
+	memcpy(old, vcpu->cpuid, size);
+
+	next.shstk = fuzz_below(4);
+	next.ibt = fuzz_below(4);
+	next.lm = fuzz_below(8);
+	next.xsaves = fuzz_below(8);
+	next.xss_mask = fuzz_below(4) ? XFEATURE_MASK_CET :
+					fuzz_random() & XFEATURE_MASK_CET;
+
+	vcpu_get_cpuid_entry(vcpu, 7)->ecx &= ~BIT(7);
+	vcpu_get_cpuid_entry(vcpu, 7)->ecx |= next.shstk << 7;
+	vcpu_get_cpuid_entry(vcpu, 7)->edx &= ~BIT(20);
+	vcpu_get_cpuid_entry(vcpu, 7)->edx |= next.ibt << 20;
+	vcpu_get_cpuid_entry(vcpu, 0x80000001)->edx &= ~BIT(29);
+	vcpu_get_cpuid_entry(vcpu, 0x80000001)->edx |= next.lm << 29;
+	xss = __vcpu_get_cpuid_entry(vcpu, XSAVE_LEAF, 1);
+	xss->eax &= ~BIT(3);
+	xss->eax |= next.xsaves << 3;
+	xss->ecx &= ~XFEATURE_MASK_CET;
+	xss->ecx |= next.xss_mask;
+	if (!next.xsaves)
+		next.xss_mask = 0;
+	same = !memcmp(old, vcpu->cpuid, size);
+	ok = !v->model.has_run || same;
+
+	fuzz_record(v, "KVM_SET_CPUID2: LM 8, XSAVES 4, IBT 2, SHSTK 1; XSS",
+		    next.lm << 3 | next.xsaves << 2 | next.ibt << 1 | next.shstk,
+		    next.xss_mask);
+	if (ok) {
+		model_cpuid_changed(&next);
+		v->model = next;
+		v->box->has_cet = model_has_cet(&next);
+	} else {
+		fuzz_before_refusal(v);
+	}
+	r = __vcpu_set_cpuid(vcpu);
+	if (r)
+		memcpy(vcpu->cpuid, old, size);
+	free(old);
+	check_result(v, "the CPUID", !r, ok);
+}
+
+/* What a vCPU has, it can be given. */
+static void op_restore(struct fuzz_vcpu *v)
+{
+	static struct snapshot s;
+	int i, first = fuzz_below(6);
+
+	fuzz_record(v, "all that was got is set, from", first, 0);
+	/* A CPUID that has changed later takes away the right to have these. */
+	if (!v->model.lm || !model_valid_crs(&v->model, v->model.cr0, v->model.cr4))
+		return;
+
+	fuzz_take_snapshot(v, &s);
+	fuzz_check_crs(v, s.sregs.cr0, s.sregs.cr4);
+	for (i = first; i < first + 6; i++) {
+		switch (i % 6) {
+		case 0:
+			vcpu_ioctl(v->vcpu, KVM_SET_SREGS2, &s.sregs);
+			break;
+		case 1:
+			if (v->model.shstk)
+				vcpu_set_reg(v->vcpu, SSP_ID, s.ssp);
+			break;
+		case 2:
+			vcpu_ioctl(v->vcpu, KVM_SET_XSAVE, &s.xsave);
+			break;
+		case 3:
+			vcpu_events_set(v->vcpu, &s.events);
+			break;
+		case 4:
+			vcpu_regs_set(v->vcpu, &s.regs);
+			break;
+		case 5:
+			vcpu_mp_state_set(v->vcpu, &s.mp_state);
+			break;
+		}
+	}
+	for (i = 0; i < CET_NR_MSRS; i++)
+		cet_set_msr(v->vcpu, cet_msrs[i], s.msrs[i]);
+	cet_set_msr(v->vcpu, MSR_IA32_XSS, s.msrs[i]);
+	fuzz_check(v);
+}
+
+/*
+ * What the CPU itself does with a value for INT_SSP_TAB, which guests can't
+ * write directly; the host has no use for it.
+ */
+static void op_native(struct fuzz_vcpu *v)
+{
+	uint64_t old, val = fuzz_value(v->model.msrs[INT_SSP_TAB]);
+	static int fd = -1;
+	bool ok;
+
+	if (fd < 0)
+		fd = open("/dev/cpu/0/msr", O_RDWR);
+	fuzz_record(v, "WRMSR by the host", MSR_IA32_INT_SSP_TAB, val);
+	if (fd < 0 ||
+	    pread(fd, &old, sizeof(old), MSR_IA32_INT_SSP_TAB) != sizeof(old))
+		return;
+
+	ok = pwrite(fd, &val, sizeof(val), MSR_IA32_INT_SSP_TAB) == sizeof(val);
+	pwrite(fd, &old, sizeof(old), MSR_IA32_INT_SSP_TAB);
+	FUZZ_ASSERT(ok == model_canonical(val), "The CPU %s INT_SSP_TAB = 0x%lx",
+		    ok ? "takes" : "refuses", val);
+	fuzz_set_msr(v, MSR_IA32_INT_SSP_TAB, val);
+}
+
+void fuzz_ioctl(struct fuzz_vcpu *v)
+{
+	static void (*const ops[])(struct fuzz_vcpu *v) = {
+		op_set_msr, op_set_msr, op_set_msr, op_set_msr,
+		op_set_msr_list, op_get_msr, fuzz_set_one_reg, fuzz_set_one_reg,
+		op_get_one_reg, op_set_sregs, op_set_sregs, op_set_events,
+		op_set_xsave, fuzz_set_cpuid, op_restore, op_native,
+	};
+
+	fuzz_pick(ops)(v);
+}

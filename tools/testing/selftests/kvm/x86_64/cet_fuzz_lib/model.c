@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * cet_fuzz's model of a vCPU: what of CET it has, may have, and must refuse.
+ */
+#include "cet_fuzz.h"
+
+/* 5:0 are the controls, 10 is SUPPRESS, 11 is TRACKER, 63:12 is an address. */
+#define CTL_RESERVED		0x3c0ull
+#define CTL_OF_SHSTK		0x3ull
+#define CTL_SUPPRESS		BIT_ULL(10)
+#define CTL_TRACKER		BIT_ULL(11)
+
+bool model_canonical(uint64_t val)
+{
+	static int unused_bits;
+
+	if (!unused_bits)
+		unused_bits = this_cpu_has(X86_FEATURE_LA57) ? 64 - 57 : 64 - 48;
+	return (int64_t)(val << unused_bits) >> unused_bits == val;
+}
+
+bool model_has_cet(const struct model *m)
+{
+	return m->shstk || m->ibt;
+}
+
+bool model_valid_ctl(const struct model *m, uint64_t val)
+{
+	if (val & CTL_RESERVED)
+		return false;
+	if (!m->shstk && (val & CTL_OF_SHSTK))
+		return false;
+	if (!m->ibt && (val & ~CTL_OF_SHSTK))
+		return false;
+	if ((val & CTL_SUPPRESS) && (val & CTL_TRACKER))
+		return false;
+	return model_canonical(val);
+}
+
+bool model_valid_ssp(uint64_t val)
+{
+	return val % 4 == 0 && model_canonical(val);
+}
+
+static int msr_position(uint32_t msr)
+{
+	int i;
+
+	for (i = 0; i < CET_NR_MSRS; i++) {
+		if (cet_msrs[i] == msr)
+			return i;
+	}
+	return -1;
+}
+
+static bool has_msr(const struct model *m, int i)
+{
+	switch (i) {
+	case U_CET:
+	case S_CET:
+		return model_has_cet(m);
+	case INT_SSP_TAB:
+		return m->shstk && m->lm;
+	default:
+		return m->shstk;
+	}
+}
+
+bool model_set_msr(struct model *m, uint32_t msr, uint64_t val, bool host)
+{
+	int i = msr_position(msr);
+
+	if (msr == MSR_IA32_XSS) {
+		if (!m->xsaves && (!host || val))
+			return false;
+		if (val & ~m->xss_mask)
+			return false;
+		m->xss = val;
+		return true;
+	}
+
+	/* No MSR of those that the fuzzer knows */
+	if (i < 0)
+		return false;
+
+	/* User space may write 0 to what KVM, though not the vCPU, has. */
+	if (!has_msr(m, i))
+		return host && !val;
+
+	switch (i) {
+	case U_CET:
+	case S_CET:
+		if (!model_valid_ctl(m, val))
+			return false;
+		break;
+	case INT_SSP_TAB:
+		if (!model_canonical(val))
+			return false;
+		break;
+	default:
+		if (!model_valid_ssp(val))
+			return false;
+		break;
+	}
+	m->msrs[i] = val;
+	return true;
+}
+
+bool model_get_msr(const struct model *m, uint32_t msr, bool host, uint64_t *val)
+{
+	int i = msr_position(msr);
+
+	if (msr == MSR_IA32_XSS) {
+		*val = m->xss;
+		return host || m->xsaves;
+	}
+	if (i < 0)
+		return false;
+	*val = has_msr(m, i) ? m->msrs[i] : 0;
+	return host || has_msr(m, i);
+}
+
+bool model_valid_crs(const struct model *m, uint64_t cr0, uint64_t cr4)
+{
+	if (!(cr4 & X86_CR4_CET))
+		return true;
+	return model_has_cet(m) && (cr0 & X86_CR0_WP);
+}
+
+void model_cpuid_changed(struct model *m)
+{
+	int i;
+
+	m->xss &= m->xss_mask;
+	for (i = 0; i < CET_NR_MSRS; i++) {
+		if (!has_msr(m, i))
+			m->msrs[i] = 0;
+	}
+	if (!model_valid_ctl(m, m->msrs[U_CET]))
+		m->msrs[U_CET] = 0;
+	if (!model_valid_ctl(m, m->msrs[S_CET]))
+		m->msrs[S_CET] = 0;
+	if (!m->shstk)
+		m->ssp = 0;
+}
+
+void model_init(struct model *m)
+{
+	memset(m->msrs, 0, sizeof(m->msrs));
+	m->ssp = 0;
+}
+
+bool model_armed(const struct model *m, uint64_t s_cet, uint64_t bits)
+{
+	return (m->cr4 & X86_CR4_CET) && (s_cet & bits);
+}
+
+bool model_endbr_always;
+
+void model_endbr(struct model *m)
+{
+	if (model_endbr_always || model_armed(m, m->msrs[S_CET], CET_ENDBR_EN))
+		m->msrs[S_CET] &= ~(CTL_SUPPRESS | CTL_TRACKER);
+}

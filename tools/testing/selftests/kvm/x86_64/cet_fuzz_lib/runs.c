@@ -1,0 +1,263 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * cet_fuzz's KVM_RUNs: what the guest does, many operations at once, and what
+ * gets in between: exceptions, NMI, SMI and INIT.
+ */
+#include "cet_fuzz.h"
+
+#define SMRAM_GPA		0x1000000
+#define SMRAM_SLOT		(BIT(16) | 1)
+#define SMRAM_PAGES		16
+#define SMRAM_HANDLER		0x8000
+#define SMRAM_SSP		0xff18
+#define SMI_PORT		0x81
+
+static const uint8_t smi_handler[] = {
+	0xe6, SMI_PORT,			/* out %al, $SMI_PORT */
+	0x0f, 0xaa,			/* rsm */
+};
+
+void fuzz_init_vm(struct kvm_vm *vm)
+{
+	void *smram;
+
+	vm_init_cet(vm);
+	vm_set_raw_handler(vm, NMI_VECTOR, fuzz_nmi_handler);
+	vm_set_raw_handler(vm, FUZZ_INT_VECTOR, fuzz_int_handler);
+
+	vm_userspace_mem_region_add(vm, VM_MEM_SRC_ANONYMOUS, SMRAM_GPA,
+				    SMRAM_SLOT, SMRAM_PAGES, 0);
+	smram = addr_gpa2hva(vm, SMRAM_GPA);
+	memcpy(smram + SMRAM_HANDLER, smi_handler, sizeof(smi_handler));
+}
+
+void fuzz_init_vcpu(struct fuzz_vcpu *v, int i)
+{
+	struct kvm_xcrs xcrs = {
+		.nr_xcrs = 1,
+		.xcrs[0].value = XFEATURE_MASK_FP | XFEATURE_MASK_SSE,
+	};
+	struct kvm_sregs sregs;
+	vm_vaddr_t vmx;
+
+	v->box = addr_gva2hva(v->vcpu->vm, (vm_vaddr_t)&mailboxes[i]);
+	memset(v->box, 0, sizeof(*v->box));
+	vcpu_arch_set_entry_point(v->vcpu, fuzz_entry);
+	vcpu_args_set(v->vcpu, 1, &mailboxes[i]);
+	TEST_ASSERT(_vcpu_set_msr(v->vcpu, MSR_IA32_SMBASE, SMRAM_GPA) == 1,
+		    "KVM_SET_MSRS refused SMBASE");
+
+	vcpu_sregs_get(v->vcpu, &sregs);
+	/* MOV CR0 would set ET. */
+	sregs.cr0 |= X86_CR0_WP | X86_CR0_ET;
+	sregs.cr4 |= X86_CR4_OSXSAVE;
+	vcpu_sregs_set(v->vcpu, &sregs);
+	vcpu_xcrs_set(v->vcpu, &xcrs);
+	vcpu_sregs_get(v->vcpu, &sregs);
+
+	v->model = (struct model) {
+		.shstk = true, .ibt = true, .lm = true, .xsaves = true,
+		.xss_mask = XFEATURE_MASK_CET,
+		.cr0 = sregs.cr0, .cr4 = sregs.cr4,
+	};
+	v->box->has_cet = true;
+	if (v->nested) {
+		vcpu_alloc_vmx(v->vcpu->vm, &vmx);
+		v->box->vmx = (struct vmx_pages *)vmx;
+	}
+}
+
+static void expect_out(struct fuzz_vcpu *v, uint16_t port)
+{
+	struct kvm_run *run = v->vcpu->run;
+	struct ucall uc;
+
+	if (run->exit_reason == KVM_EXIT_IO && run->io.port == port) {
+		/* Or the next KVM_RUN would skip an instruction. */
+		vcpu_run_complete_io(v->vcpu);
+		return;
+	}
+	if (run->exit_reason == KVM_EXIT_IO &&
+	    get_ucall(v->vcpu, &uc) == UCALL_ABORT)
+		fuzz_fail("The guest failed: %s", uc.buffer);
+	if (run->exit_reason == KVM_EXIT_FAIL_ENTRY)
+		fuzz_fail("KVM_EXIT_FAIL_ENTRY, reason 0x%llx",
+			  run->fail_entry.hardware_entry_failure_reason);
+	fuzz_fail("KVM_RUN ended with exit reason %u (%s)", run->exit_reason,
+		  exit_reason_str(run->exit_reason));
+}
+
+static void enter(struct fuzz_vcpu *v)
+{
+	int r = __vcpu_run(v->vcpu);
+
+	FUZZ_ASSERT(!r, "KVM_RUN: errno %d", errno);
+	v->model.has_run = true;
+}
+
+void fuzz_enter(struct fuzz_vcpu *v, uint16_t port)
+{
+	enter(v);
+	expect_out(v, port);
+}
+
+static void op_guest(struct fuzz_vcpu *v)
+{
+	fuzz_prepare_ops(v, 1 + fuzz_below(MAX_GUEST_OPS));
+	fuzz_enter(v, FUZZ_PORT);
+	fuzz_check_ops(v);
+}
+
+/* Have the vCPU on a shadow stack, or not in need of one, for an exception. */
+static bool prepare_exception(struct fuzz_vcpu *v)
+{
+	struct model *m = &v->model;
+	uint64_t s_cet = m->msrs[S_CET];
+
+	if (!model_armed(m, ~0ull, CET_SHSTK_EN))
+		return true;
+
+	if (m->shstk && fuzz_below(2)) {
+		vcpu_set_reg(v->vcpu, KVM_X86_REG_KVM(KVM_REG_GUEST_SSP), fuzz_token(v));
+		m->ssp = fuzz_token(v);
+		s_cet = CET_SHSTK_EN | (m->ibt ? fuzz_random() & CET_ENDBR_EN : 0);
+		fuzz_set_msr(v, MSR_IA32_S_CET, s_cet);
+		return true;
+	}
+	return !(s_cet & CET_SHSTK_EN);
+}
+
+/* #CP or NMI before the guest's first instruction */
+static void op_exception(struct fuzz_vcpu *v)
+{
+	bool is_nmi = fuzz_below(2);
+	uint64_t *count = addr_gva2hva(v->vcpu->vm, is_nmi ?
+				       (vm_vaddr_t)&fuzz_nmi_count :
+				       (vm_vaddr_t)&cet_cp_count);
+	uint64_t *code = addr_gva2hva(v->vcpu->vm, (vm_vaddr_t)&cet_cp_error_code);
+	struct kvm_vcpu_events events;
+	uint64_t old = *count;
+
+	if (!prepare_exception(v))
+		return;
+
+	vcpu_events_get(v->vcpu, &events);
+	events.exception.injected = 1;
+	events.exception.nr = CP_VECTOR;
+	events.exception.has_error_code = 1;
+	events.exception.error_code = fuzz_random() & 0x7fff;
+	fuzz_record(v, is_nmi ? "KVM_NMI and KVM_RUN" : "#CP and KVM_RUN", CP_VECTOR,
+		    events.exception.error_code);
+	if (is_nmi)
+		vcpu_ioctl(v->vcpu, KVM_NMI, NULL);
+	else
+		vcpu_events_set(v->vcpu, &events);
+
+	fuzz_prepare_ops(v, fuzz_below(4));
+	fuzz_enter(v, FUZZ_PORT);
+	FUZZ_ASSERT(*count == old + 1, "%lu exceptions, not 1", *count - old);
+	FUZZ_ASSERT(is_nmi || *code == events.exception.error_code,
+		    "#CP with error code 0x%lx, not 0x%x", *code,
+		    events.exception.error_code);
+	fuzz_check_ops(v);
+}
+
+/* SSP goes to SMRAM, and comes from there; the MSRs are left alone. */
+static void op_smi(struct fuzz_vcpu *v)
+{
+	uint64_t *slot = addr_gpa2hva(v->vcpu->vm, SMRAM_GPA + SMRAM_SSP);
+	struct model *m = &v->model;
+	struct kvm_vcpu_events events;
+	struct kvm_sregs sregs;
+	struct model outside;
+	int i;
+
+	/*
+	 * SMM is no 64-bit mode, where the emulated CPU refuses VM entries with
+	 * more than 32 bits in S_CET.
+	 */
+	if (!m->lm || m->msrs[S_CET] >> 32)
+		return;
+
+	fuzz_record(v, "SMI", 0, 0);
+	vcpu_events_get(v->vcpu, &events);
+	events.flags |= KVM_VCPUEVENT_VALID_SMM;
+	events.smi.pending = 1;
+	vcpu_events_set(v->vcpu, &events);
+	fuzz_enter(v, SMI_PORT);
+
+	FUZZ_ASSERT(*slot == (m->shstk ? m->ssp : 0), "SMRAM has SSP = 0x%lx, not 0x%lx",
+		    *slot, m->shstk ? m->ssp : 0);
+	vcpu_sregs_get(v->vcpu, &sregs);
+	FUZZ_ASSERT(!(sregs.cr4 & X86_CR4_CET), "CR4.CET is set in SMM");
+	outside = *m;
+	m->cr0 = sregs.cr0;
+	m->cr4 = sregs.cr4;
+	m->ssp = 0;
+	fuzz_check(v);
+
+	for (i = fuzz_below(4); i; i--)
+		fuzz_set_msr(v, fuzz_pick(cet_msrs), (uint32_t)fuzz_value(0));
+	m->cr0 = outside.cr0;
+	m->cr4 = outside.cr4;
+	m->ssp = outside.ssp;
+	if (m->shstk && fuzz_below(2)) {
+		*slot = fuzz_ssp(m->ssp);
+		fuzz_record(v, "SSP in SMRAM", *slot, 0);
+		m->ssp = *slot;
+	}
+
+	if (m->shstk && !model_valid_ssp(m->ssp)) {
+		enter(v);
+		FUZZ_ASSERT(v->vcpu->run->exit_reason == KVM_EXIT_SHUTDOWN,
+			    "RSM with a bad SSP ended with exit reason %u (%s)",
+			    v->vcpu->run->exit_reason,
+			    exit_reason_str(v->vcpu->run->exit_reason));
+		fuzz_end_vcpus();
+		return;
+	}
+	fuzz_prepare_ops(v, fuzz_below(4));
+	fuzz_enter(v, FUZZ_PORT);
+	fuzz_check_ops(v);
+}
+
+/* KVM_GET_MP_STATE is what processes it. */
+static void op_init(struct fuzz_vcpu *v)
+{
+	struct kvm_mp_state mp_state = { .mp_state = KVM_MP_STATE_RUNNABLE };
+	struct kvm_vcpu_events events;
+	struct snapshot s;
+
+	/* It's blocked in VMX operation; or control registers can't be restored. */
+	if (v->box->vmxon || !v->model.lm ||
+	    !model_valid_crs(&v->model, v->model.cr0, v->model.cr4))
+		return;
+
+	fuzz_record(v, "INIT", 0, 0);
+	fuzz_take_snapshot(v, &s);
+	events = s.events;
+	events.flags = KVM_VCPUEVENT_VALID_SMM;
+	events.smi.latched_init = 1;
+	vcpu_events_set(v->vcpu, &events);
+	vcpu_mp_state_get(v->vcpu, &s.mp_state);
+	vcpu_mp_state_set(v->vcpu, &mp_state);
+
+	model_init(&v->model);
+	fuzz_check(v);
+	vcpu_ioctl(v->vcpu, KVM_SET_SREGS2, &s.sregs);
+	vcpu_regs_set(v->vcpu, &s.regs);
+	fuzz_check(v);
+}
+
+void fuzz_run(struct fuzz_vcpu *v)
+{
+	static void (*const ops[])(struct fuzz_vcpu *v) = {
+		op_guest, op_guest, op_guest, op_guest, op_guest, op_guest,
+		op_exception, op_exception, op_smi, op_init,
+	};
+
+	if (v->nested && !fuzz_below(3))
+		fuzz_run_nested(v);
+	else
+		fuzz_pick(ops)(v);
+}
