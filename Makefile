@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0
 # Names for what scripts/ does, for those who like make.
 
-.PHONY: help root kernel base selftests series edit fold repin run check check-full check-hardware mutants clean
+.PHONY: help root kernel base selftests series edit fold repin run check check-full check-hardware fuzz mutants clean
 help:
 	@echo 'make run        build what is missing, boot it, and show a guest that uses CET'
 	@echo 'make check      all tests but those that take hours; one of them: scripts/check NAME...'
 	@echo 'make check-full these too: kernels with debugging or PREEMPT_RT, and other configurations'
 	@echo 'make check-hardware  the selftests on this computer, for those who have CET and run a kernel with the series'
 	@echo 'make mutants    each rule broken on purpose, which the tests must notice (hours); some: scripts/mutants NAME...'
+	@echo 'make fuzz       random operations on CET of guests; OPERATIONS=n SEED=n KERNEL=patched|debug'
 	@echo
 	@echo 'make kernel     build/6.12/bzImage: Linux 6.12 with the series'
 	@echo 'make base       build/6.12-base/bzImage: the same source and configuration without it'
@@ -45,5 +46,7 @@ check-hardware:
 	@scripts/check-hardware
 mutants:
 	@scripts/mutants
+fuzz:
+	@scripts/fuzz $(if $(SEED),-s $(SEED)) $(if $(OPERATIONS),-n $(OPERATIONS)) $(KERNEL)
 clean:
 	@scripts/clean
