@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
 # Names for what scripts/ does, for those who like make.
 
-.PHONY: help root kernel base selftests series edit fold repin run check check-full check-hardware fuzz mutants clean
+.PHONY: help root kernel base selftests deb series edit fold repin run check check-full check-hardware fuzz mutants clean
 help:
 	@echo 'make run        build what is missing, boot it, and show a guest that uses CET'
 	@echo 'make check      all tests but those that take hours; one of them: scripts/check NAME...'
@@ -13,6 +13,7 @@ help:
 	@echo 'make kernel     build/6.12/bzImage: Linux 6.12 with the series'
 	@echo 'make base       build/6.12-base/bzImage: the same source and configuration without it'
 	@echo 'make selftests  build/selftests: the KVM selftests of the series; others: scripts/selftests-build NAME...'
+	@echo 'make deb        out/deb: Debian packages to install, configured as Debian does it; takes hours, and says how many'
 	@echo 'make root       build/root: compiler, emulator and QEMU from packages'
 	@echo
 	@echo 'make edit       build/edit/linux: the series as commits, to work on'
@@ -32,6 +33,8 @@ base:
 	@scripts/kernel-build base
 selftests:
 	@scripts/selftests-build
+deb:
+	@scripts/deb
 series:
 	@scripts/series-export
 edit fold repin:
