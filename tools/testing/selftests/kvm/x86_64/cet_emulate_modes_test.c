@@ -180,18 +180,24 @@ KVM_ONE_VCPU_TEST(emulate_modes, user_jmp_to_compat, NULL)
 #define CODE_GDT		0x800
 #define CS			8
 
-#define FEP_BYTES		0x0f, 0x0b, 'k', 'v', 'm'
-#define FAR_TARGET		CODE_TARGET, 0, CODE >> 16 & 0xff, CODE >> 24, CS, 0
+static const uint8_t fep[] = { 0x0f, 0x0b, 'k', 'v', 'm' };
+static const uint8_t far_target[6] = {
+	CODE_TARGET, 0, CODE >> 16 & 0xff, CODE >> 24, CS, 0,
+};
+
+static const uint8_t jmp_to_target[6] = { 0xeb, CODE_TARGET - 8 };
 
 static const struct insn32 {
 	const char *name;
-	uint8_t code[12];
+	uint8_t opcode;
+	/* What follows it in memory */
+	const uint8_t *then;
 	uint64_t refused_for;
 } insns32[] = {
-	{ "CALL ptr16:32", { FEP_BYTES, 0x9a, FAR_TARGET }, CET_BOTH_EN },
-	{ "JMP ptr16:32", { FEP_BYTES, 0xea, FAR_TARGET }, CET_ENDBR_EN },
-	/* Even if OF is clear; then it goes on to a JMP to the target. */
-	{ "INTO", { FEP_BYTES, 0xce, 0xeb, CODE_TARGET - 8 }, CET_BOTH_EN },
+	{ "CALL ptr16:32", 0x9a, far_target, CET_BOTH_EN },
+	{ "JMP ptr16:32", 0xea, far_target, CET_ENDBR_EN },
+	/* Even if OF is clear; then it goes on. */
+	{ "INTO", 0xce, jmp_to_target, CET_BOTH_EN },
 };
 
 /* #UD is a triple fault here; a VM that had one is used no more. */
@@ -212,7 +218,9 @@ static bool is_emulated_in_32_bit_mode(const struct insn32 *insn, uint64_t s_cet
 	vm_userspace_mem_region_add(vm, VM_MEM_SRC_ANONYMOUS, CODE, CODE_SLOT,
 				    1, 0);
 	code = addr_gpa2hva(vm, CODE);
-	memcpy(code, insn->code, sizeof(insn->code));
+	memcpy(code, fep, sizeof(fep));
+	code[sizeof(fep)] = insn->opcode;
+	memcpy(code + sizeof(fep) + 1, insn->then, sizeof(far_target));
 	code[CODE_TARGET] = 0xe6;	/* out %al, $CET_PORT */
 	code[CODE_TARGET + 1] = CET_PORT;
 	((uint64_t *)(code + CODE_GDT))[CS / 8] = 0x00cf9b000000ffff;
