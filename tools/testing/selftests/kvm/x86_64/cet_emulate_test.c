@@ -116,7 +116,7 @@ static __attribute__((naked)) void guest_ud_handler(void)
 	    END_PAYLOAD);
 }
 
-static __attribute__((naked)) void guest_gp_handler(void)
+static __attribute__((naked)) void guest_insn_gp_handler(void)
 {
 	asm("endbr64\n"
 	    "movq $13, seen+32(%rip)\n"
@@ -207,7 +207,7 @@ static bool run(struct kvm_vcpu *vcpu, void (*payload)(void), uint64_t s_cet,
 
 	/* Not earlier: cet_enable() has the library handle #GP. */
 	vm_set_raw_handler(vcpu->vm, UD_VECTOR, guest_ud_handler);
-	vm_set_raw_handler(vcpu->vm, GP_VECTOR, guest_gp_handler);
+	vm_set_raw_handler(vcpu->vm, GP_VECTOR, guest_insn_gp_handler);
 
 	memset(&seen, 0, sizeof(seen));
 	sync_global_to_guest(vcpu->vm, seen);
