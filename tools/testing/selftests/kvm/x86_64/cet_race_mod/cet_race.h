@@ -100,5 +100,7 @@ struct cet_race_name {
 #define CET_RACE_STORM		_IOW('c', 5, __u64)
 /* How often that was done */
 #define CET_RACE_STORMED	_IOR('c', 6, __u64)
+/* Bytes of the FPU state of the guest that was the last to have it loaded */
+#define CET_RACE_FPSTATE	_IOR('c', 7, __u32)
 
 #endif /* CET_RACE_H */

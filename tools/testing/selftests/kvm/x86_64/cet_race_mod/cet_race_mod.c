@@ -85,6 +85,7 @@ static struct {
 
 static struct step *steps;
 static unsigned long in_use;
+static u32 fpstate_size;
 static DECLARE_COMPLETION(wake);
 
 /*
@@ -363,8 +364,10 @@ static void begin_window(struct pt_regs *regs)
 static void load_probe_post(struct kprobe *probe, struct pt_regs *regs,
 			    unsigned long flags)
 {
+	struct fpu_guest *guest_fpu = (void *)regs->di;
 	bool enter_guest = (u8)regs->si;
 
+	fpstate_size = guest_fpu->fpstate->size;
 	if (current == race.target && race.state == ARMED && enter_guest &&
 	    race.arm.exit_reason == CET_RACE_NO_EXIT)
 		begin_window(regs);
@@ -586,6 +589,8 @@ static long race_ioctl(struct file *file, unsigned int cmd, unsigned long addr)
 		for_each_possible_cpu(cpu)
 			val += per_cpu(nr_stormed, cpu);
 		return copy_to_user(uaddr, &val, sizeof(val)) ? -EFAULT : 0;
+	case CET_RACE_FPSTATE:
+		return put_user(fpstate_size, (u32 __user *)uaddr);
 	default:
 		return -ENOTTY;
 	}
