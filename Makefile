@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0
 # Names for what scripts/ does, for those who like make.
 
-.PHONY: help root kernel base selftests deb series edit fold repin run check check-full check-hardware fuzz mutants clean
+.PHONY: help root kernel base selftests deb series edit fold repin run bench check check-full check-hardware fuzz mutants clean
 help:
 	@echo 'make run        build what is missing, boot it, and show a guest that uses CET'
+	@echo 'make bench      count what CET costs, in instructions; other kernels, too: scripts/bench --kernel BZIMAGE'
 	@echo 'make check      all tests but those that take hours; one of them: scripts/check NAME...'
 	@echo 'make check-full these too: kernels with debugging or PREEMPT_RT, and other configurations'
 	@echo 'make check-hardware  the selftests on this computer, for those who have CET and run a kernel with the series'
@@ -41,6 +42,8 @@ edit fold repin:
 	@scripts/series-$@
 run:
 	@scripts/demo
+bench:
+	@scripts/bench
 check:
 	@scripts/check
 check-full:
