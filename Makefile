@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
 # Names for what scripts/ does, for those who like make.
 
-.PHONY: help root kernel base selftests deb series edit fold repin run bench check check-full check-hardware fuzz mutants clean
+.PHONY: help root kernel base selftests deb series edit fold repin run bench check check-full check-hardware check-versions fuzz mutants clean
 help:
 	@echo 'make run        build what is missing, boot it, and show a guest that uses CET'
 	@echo 'make bench      count what CET costs, in instructions; other kernels, too: scripts/bench --kernel BZIMAGE'
@@ -10,6 +10,7 @@ help:
 	@echo 'make check-hardware  the selftests on this computer, for those who have CET and run a kernel with the series'
 	@echo 'make mutants    each rule broken on purpose, which the tests must notice (hours); some: scripts/mutants NAME...'
 	@echo 'make fuzz       random operations on CET of guests; OPERATIONS=n SEED=n KERNEL=patched|debug'
+	@echo 'make check-versions  on which of the sources that apt offers the series applies, builds and passes its tests'
 	@echo
 	@echo 'make kernel     build/6.12/bzImage: Linux 6.12 with the series'
 	@echo 'make base       build/6.12-base/bzImage: the same source and configuration without it'
@@ -54,5 +55,7 @@ mutants:
 	@scripts/mutants
 fuzz:
 	@scripts/fuzz $(if $(SEED),-s $(SEED)) $(if $(OPERATIONS),-n $(OPERATIONS)) $(KERNEL)
+check-versions:
+	@scripts/check-versions
 clean:
 	@scripts/clean
