@@ -314,7 +314,7 @@ static void (*const steps[NR_STEPS])(struct kvm_vcpu *vcpu) = {
 };
 
 /* None of what CET state is about depends on another. */
-TEST_F(restore, any_order)
+TEST_F_TIMEOUT(restore, any_order, 600)
 {
 	int order, i, n, radix, left[NR_STEPS];
 
