@@ -21,9 +21,8 @@
 #define LONG_WINDOW		1000
 
 /*
- * A pass can fail because of the host's timer, which changes the way, or of a
- * CPU, or an emulator of one, that misses breakpoints: go there by ever more
- * single steps.
+ * A pass can fail because of a CPU, or an emulator of one, that misses
+ * breakpoints: go there by ever more single steps.
  */
 #define MAX_TRIES		10
 

@@ -28,6 +28,7 @@
 
 #include <asm/debugreg.h>
 #include <asm/fpu/api.h>
+#include <asm/irq_vectors.h>
 #include <asm/msr.h>
 #include <asm/vmx.h>
 
@@ -152,6 +153,17 @@ static void interrupt_func(struct irq_work *unused)
 
 static struct irq_work interrupt = IRQ_WORK_INIT_HARD(interrupt_func);
 
+/*
+ * Have the timer and devices, whose vectors are lower, wait: code that returns
+ * from their interrupts runs on the thread's behalf, and is none of the window.
+ */
+static void hold_other_interrupts(bool hold)
+{
+	unsigned long class = hold ? (IRQ_WORK_VECTOR >> 4) - 1 : 0;
+
+	asm volatile("mov %0, %%cr8" : : "r"(class) : "memory");
+}
+
 /* Single steps tell where it comes. */
 static void raise_interrupt(struct pt_regs *regs)
 {
@@ -253,6 +265,7 @@ static void learn(struct pt_regs *regs)
 	}
 	return;
 out:
+	hold_other_interrupts(false);
 	regs->flags &= ~X86_EFLAGS_TF;
 }
 
@@ -347,6 +360,7 @@ static struct notifier_block debug_notifier = {
 
 static void begin_window(struct pt_regs *regs)
 {
+	hold_other_interrupts(true);
 	if (race.arm.boundary == CET_RACE_LEARN) {
 		race.state = LEARNING;
 		regs->flags |= X86_EFLAGS_TF;
@@ -404,6 +418,8 @@ static struct kprobe *probes[] = { &load_probe, &exit_probe };
 /* Breakpoints are of the thread, not of the CPU. */
 static void sched_in(struct preempt_notifier *notifier, int cpu)
 {
+	if (race.state == LEARNING || race.state == WATCHING)
+		hold_other_interrupts(true);
 	if (race.state == WATCHING) {
 		write_breakpoints();
 		set_debugreg(DR7_FIXED_1 | DR7_BREAKPOINTS, 7);
@@ -425,6 +441,7 @@ static void sched_out(struct preempt_notifier *notifier,
 	if (race.state == LEARNING && (!res->arrived || res->done))
 		race.state = DONE;
 	set_debugreg(DR7_FIXED_1, 7);
+	hold_other_interrupts(false);
 }
 
 static struct preempt_ops preempt_ops = {
@@ -456,6 +473,7 @@ static void disarm(void)
 
 	race.state = DONE;
 	set_debugreg(DR7_FIXED_1, 7);
+	hold_other_interrupts(false);
 	preempt_notifier_unregister(&preempt_notifier);
 	race.target->thread.virtual_dr6 &= ~DR_TRAP0;
 	irq_work_sync(&interrupt);
