@@ -254,8 +254,23 @@ static bool is_emulated_in_32_bit_mode(const struct insn32 *insn, uint64_t s_cet
 	return emulated;
 }
 
+/* Each case has a VM of its own.  This gives all of them some time. */
+FIXTURE(insns32)
+{
+	int nr;
+};
+
+FIXTURE_SETUP(insns32)
+{
+	self->nr = ARRAY_SIZE(insns32);
+}
+
+FIXTURE_TEARDOWN(insns32)
+{
+}
+
 /* Instructions that 64-bit mode does not have */
-TEST(protected_mode)
+TEST_F_TIMEOUT(insns32, protected_mode, 600)
 {
 	static const uint64_t s_cet[] = {
 		0, CET_SHSTK_EN, CET_ENDBR_EN, CET_BOTH_EN,
@@ -263,7 +278,7 @@ TEST(protected_mode)
 	const struct insn32 *insn;
 	int i, j;
 
-	for (i = 0; i < ARRAY_SIZE(insns32); i++) {
+	for (i = 0; i < self->nr; i++) {
 		for (j = 0; j < ARRAY_SIZE(s_cet); j++) {
 			insn = &insns32[i];
 			TEST_ASSERT(is_emulated_in_32_bit_mode(insn, s_cet[j]) ==

@@ -21,8 +21,8 @@
 #define LONG_WINDOW		1000
 
 /*
- * A pass can fail because of a CPU, or an emulator of one, that misses
- * breakpoints: go there by ever more single steps.
+ * A pass can fail because of other interrupts, or of a CPU, or an emulator of
+ * one, that misses breakpoints: go there by ever more single steps.
  */
 #define MAX_TRIES		10
 
@@ -337,13 +337,13 @@ static void walk(struct race *race, const struct path *path, int i,
 			arm->back = BIT(tries) - 1;
 			val = do_pass(race, path, i, arm, &res);
 			check_value(race, path, i, arm, &res, val);
-			if (res.reached)
+			if (res.reached && !res.disturbed)
 				break;
 		}
-		TEST_ASSERT(res.reached && res.accessed,
-			    "KVM came to boundary %d of %d, %s: %d, to the access: %d",
+		TEST_ASSERT(res.reached && res.accessed && !res.disturbed,
+			    "KVM came to boundary %d of %d, %s: %d, to the access: %d, other interrupts: %d",
 			    arm->boundary, last, name_of(race, res.ip),
-			    res.reached, res.accessed);
+			    res.reached, res.accessed, res.disturbed);
 		seen_access |= arm->boundary == learnt->access;
 
 		/* The interrupt came there, or, with IRQs off, later. */

@@ -81,6 +81,9 @@ struct cet_race_result {
 	__u8 accessed;
 	__u8 access_irqs_on;
 	__u8 access_stale;
+
+	/* There were other interrupts, too: it may have been elsewhere. */
+	__u8 disturbed;
 };
 
 struct cet_race_name {

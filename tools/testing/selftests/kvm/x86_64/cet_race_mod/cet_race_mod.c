@@ -16,6 +16,7 @@
 #include <linux/interrupt.h>
 #include <linux/irq_work.h>
 #include <linux/kdebug.h>
+#include <linux/kernel_stat.h>
 #include <linux/kprobes.h>
 #include <linux/kthread.h>
 #include <linux/miscdevice.h>
@@ -28,6 +29,7 @@
 
 #include <asm/debugreg.h>
 #include <asm/fpu/api.h>
+#include <asm/hardirq.h>
 #include <asm/irq_vectors.h>
 #include <asm/msr.h>
 #include <asm/vmx.h>
@@ -82,6 +84,11 @@ static struct {
 	/* The interrupt is on its way, and this the boundary meanwhile. */
 	bool raised;
 	unsigned long ip;
+	/* It is, or has not returned yet to where the CPU single-steps on. */
+	bool stepping;
+
+	/* What nr_interrupts() should be if there are no others */
+	u64 nr_interrupts;
 } race;
 
 static struct step *steps;
@@ -140,6 +147,7 @@ static void interrupt_func(struct irq_work *unused)
 	struct cet_race_result *res = &race.result;
 
 	race.raised = false;
+	race.nr_interrupts++;
 	res->arrived = true;
 	res->arrived_ip = race.ip;
 
@@ -154,14 +162,28 @@ static void interrupt_func(struct irq_work *unused)
 static struct irq_work interrupt = IRQ_WORK_INIT_HARD(interrupt_func);
 
 /*
- * Have the timer and devices, whose vectors are lower, wait: code that returns
- * from their interrupts runs on the thread's behalf, and is none of the window.
+ * Code on the way into and out of an interrupt runs on the thread's behalf, and
+ * is no part of the window.  Have the timer and devices, whose vectors are
+ * lower, wait until it has ended, and count the rest.
  */
 static void hold_other_interrupts(bool hold)
 {
 	unsigned long class = hold ? (IRQ_WORK_VECTOR >> 4) - 1 : 0;
 
 	asm volatile("mov %0, %%cr8" : : "r"(class) : "memory");
+}
+
+static u64 nr_interrupts(void)
+{
+	irq_cpustat_t *stat = get_cpu_ptr(&irq_stat);
+	u64 nr;
+
+	nr = kstat_this_cpu->irqs_sum + stat->apic_timer_irqs +
+	     stat->irq_spurious_count + stat->apic_irq_work_irqs +
+	     stat->irq_resched_count + stat->irq_call_count;
+	put_cpu_ptr(&irq_stat);
+
+	return nr;
 }
 
 /* Single steps tell where it comes. */
@@ -174,6 +196,7 @@ static void raise_interrupt(struct pt_regs *regs)
 	res->arrived_there = true;
 	res->done = false;
 	race.raised = true;
+	race.stepping = true;
 	irq_work_queue(&interrupt);
 	regs->flags |= X86_EFLAGS_TF;
 }
@@ -291,7 +314,7 @@ static bool is_at(struct stop *stop, struct pt_regs *regs)
 	return !stop->steps;
 }
 
-static void watch(struct pt_regs *regs)
+static void watch(struct pt_regs *regs, bool step)
 {
 	struct cet_race_result *res = &race.result;
 	bool irqs_on = regs->flags & X86_EFLAGS_IF;
@@ -300,9 +323,11 @@ static void watch(struct pt_regs *regs)
 	/* A breakpoint is a fault: get over it. */
 	regs->flags |= X86_EFLAGS_RF;
 
-	if (!in_thread_before_db())
+	/* What leads into and out of the interrupt is not single-stepped. */
+	if (!in_thread_before_db() || (race.stepping && !step))
 		return;
 
+	race.stepping = race.raised;
 	if (race.raised)
 		res->arrived_there = false;
 	else
@@ -343,7 +368,7 @@ static int debug_notify(struct notifier_block *nb, unsigned long val,
 		race.ip = args->regs->ip;
 		return NOTIFY_STOP;
 	case WATCHING:
-		watch(args->regs);
+		watch(args->regs, *(unsigned long *)args->err & DR_STEP);
 		race.ip = args->regs->ip;
 		return NOTIFY_STOP;
 	default:
@@ -361,6 +386,7 @@ static struct notifier_block debug_notifier = {
 static void begin_window(struct pt_regs *regs)
 {
 	hold_other_interrupts(true);
+	race.nr_interrupts = nr_interrupts();
 	if (race.arm.boundary == CET_RACE_LEARN) {
 		race.state = LEARNING;
 		regs->flags |= X86_EFLAGS_TF;
@@ -418,8 +444,6 @@ static struct kprobe *probes[] = { &load_probe, &exit_probe };
 /* Breakpoints are of the thread, not of the CPU. */
 static void sched_in(struct preempt_notifier *notifier, int cpu)
 {
-	if (race.state == LEARNING || race.state == WATCHING)
-		hold_other_interrupts(true);
 	if (race.state == WATCHING) {
 		write_breakpoints();
 		set_debugreg(DR7_FIXED_1 | DR7_BREAKPOINTS, 7);
@@ -440,8 +464,9 @@ static void sched_out(struct preempt_notifier *notifier,
 	/* KVM takes another way after that. */
 	if (race.state == LEARNING && (!res->arrived || res->done))
 		race.state = DONE;
+	if (race.state == DONE)
+		hold_other_interrupts(false);
 	set_debugreg(DR7_FIXED_1, 7);
-	hold_other_interrupts(false);
 }
 
 static struct preempt_ops preempt_ops = {
@@ -471,6 +496,8 @@ static void disarm(void)
 	if (!race.target)
 		return;
 
+	if (race.state == WATCHING)
+		race.result.disturbed = nr_interrupts() != race.nr_interrupts;
 	race.state = DONE;
 	set_debugreg(DR7_FIXED_1, 7);
 	hold_other_interrupts(false);
@@ -493,6 +520,7 @@ static int arm(const struct cet_race_arm *arg)
 	race.nr_stops = 0;
 	race.stop = 0;
 	race.raised = false;
+	race.stepping = false;
 
 	if (arg->boundary == CET_RACE_LEARN) {
 		memset(res, 0, sizeof(*res));
@@ -508,6 +536,7 @@ static int arm(const struct cet_race_arm *arg)
 		memset(&res->ip, 0, offsetof(typeof(*res), access_ip) -
 				    offsetof(typeof(*res), ip));
 		res->accessed = false;
+		res->disturbed = false;
 
 		if (arg->twice) {
 			race.stops[race.nr_stops++] = find_stop(res->first, 0);
