@@ -143,7 +143,7 @@ static void guest_nothing(struct cet_call *call)
 	int i;
 
 	for (i = 0; i < NR_PASSES; i++)
-		MEASURE(i, );
+		MEASURE(i, (void)0);
 }
 
 static void guest_cpuid(struct cet_call *call)
@@ -307,7 +307,7 @@ static uint64_t host_overhead(void)
 
 	tracing = false;
 	for (i = 0; i < NR_PASSES; i++)
-		MEASURE(i, );
+		MEASURE(i, (void)0);
 	tracing = keep;
 	return median(NULL, &same);
 }
