@@ -347,6 +347,9 @@ static void walk(struct race *race, const struct path *path, int i,
 			arm->back = BIT(tries) - 1;
 			val = do_pass(race, path, i, arm, &res);
 			check_value(race, path, i, arm, &res, val);
+			/* Wrong wherever the interrupt came */
+			if (res.access_irqs_on || res.access_stale)
+				unsafe = res.ip;
 			if (came_there(&res, held_off))
 				break;
 		}
@@ -370,9 +373,6 @@ static void walk(struct race *race, const struct path *path, int i,
 		TEST_ASSERT(res.left != race->val[i],
 			    "The registers still had the guest's value, 0x%lx",
 			    val);
-
-		if (res.access_irqs_on || res.access_stale)
-			unsafe = res.ip;
 
 		if (held_off)
 			race->nr_held_off++;
