@@ -14,8 +14,12 @@
 #include "vmx.h"
 #include "cet_race_mod/cet_race.h"
 
-/* Walks have a stride if a window, on a debug kernel, has more boundaries. */
-#define MAX_WALK		8000
+/*
+ * If a window, on a debug kernel, has more boundaries, walks have a stride, but
+ * for those near to where IRQs are turned off, and to the access.
+ */
+#define MAX_WALK		4000
+#define NEAR			200
 
 /* Don't do again for each MSR what is common to all of them. */
 #define LONG_WINDOW		1000
@@ -322,6 +326,11 @@ static bool came_there(const struct cet_race_result *res, bool held_off)
 	       res->arrived_there == res->irqs_on && res->done_before == !held_off;
 }
 
+static bool is_near(int boundary, int other)
+{
+	return abs(boundary - other) <= NEAR;
+}
+
 /* Interrupt at each boundary from @from on. */
 static void walk(struct race *race, const struct path *path, int i,
 		 struct cet_race_arm *arm, const struct cet_race_result *learnt,
@@ -337,7 +346,9 @@ static void walk(struct race *race, const struct path *path, int i,
 	race->stride = max(race->stride, stride);
 
 	for (arm->boundary = from; arm->boundary <= last; arm->boundary++) {
-		if (arm->boundary % stride && arm->boundary != learnt->access)
+		if (arm->boundary % stride &&
+		    !is_near(arm->boundary, learnt->irqs_off) &&
+		    !is_near(arm->boundary, learnt->access))
 			continue;
 
 		/* Too late to do harm if there are no IRQs until the access. */
@@ -464,8 +475,8 @@ static void walk_all(struct race *race, const struct path *path,
 		printf("# not again on the way that another MSR took: %d\n",
 		       race->nr_same);
 	if (race->stride > 1)
-		printf("# not at all, but every %d-th of more than %d\n",
-		       race->stride, MAX_WALK);
+		printf("# of more than %d, every %d-th, and those near to the end\n",
+		       MAX_WALK, race->stride);
 	TEST_ASSERT(race->nr_irqs_on && race->nr_held_off,
 		    "Not a boundary where IRQs are on, or off for the access");
 }
