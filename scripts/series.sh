@@ -222,7 +222,7 @@ tick() {
 kernel_make() {
 	local dir=$1
 	shift
-	in_root env CCACHE_DEPEND=1 make -C "$dir/linux" O="$dir/obj" -j"$(nproc)" CC='ccache gcc' HOSTCC='ccache gcc' LOCALVERSION= \
+	in_root env CCACHE_DEPEND=1 make -C "$dir/linux" O="$dir/obj" -j"$(nproc)" CC="$top/scripts/kernel-cc" HOSTCC='ccache gcc' LOCALVERSION= \
 		KBUILD_BUILD_TIMESTAMP='1970-01-01' KBUILD_BUILD_USER=build KBUILD_BUILD_HOST=build KBUILD_BUILD_VERSION=1 "$@"
 }
 
