@@ -56,19 +56,26 @@ result() {
 	say "$verdict $results $name"
 }
 result_once() {
-	local files=() passed
-	while [ "$1" != -- ]; do
-		files+=("$1")
-		shift
-	done
+	local passed
+	passed=$(passed_file "$@")
+	while [ "$1" != -- ]; do shift; done
 	shift
-	passed=$top/build/passed/$(printf '%s\n' "$@" | cat - "$top/scripts/check.d/$me" "${files[@]}" | sha256sum | cut -d ' ' -f 1)
 	if [ -e "$passed" ]; then
 		result "$1" echo 'passed before'
 	else
 		result "$@"
 		[ "$verdict" != ok ] || { mkdir -p "${passed%/*}" && : >"$passed"; }
 	fi
+}
+# passed_file FILE... -- NAME COMMAND...: what is there once it has passed
+passed_file() {
+	local files=()
+	while [ "$1" != -- ]; do
+		files+=("$1")
+		shift
+	done
+	shift
+	say "$top/build/passed/$(printf '%s\n' "$@" | cat - "$top/scripts/check.d/$me" "${files[@]}" | sha256sum | cut -d ' ' -f 1)"
 }
 results_end() {
 	say "1..$results"
