@@ -4,6 +4,8 @@
  * before each instruction from where the guest's FPU is loaded to the access,
  * have a softirq or another task take the registers there, and check that no
  * value is wrong and no write lost.  Needs cet_race_mod.ko.
+ *
+ *	cet_race_test [-w BOUNDARIES]
  */
 #include <fcntl.h>
 #include <pthread.h>
@@ -18,8 +20,7 @@
  * If a window, on a debug kernel, has more boundaries, walks have a stride, but
  * for those near to where IRQs are turned off, and to the access.
  */
-#define MAX_WALK		4000
-#define NEAR			200
+static int max_walk = 4000;
 
 /* Don't do again for each MSR what is common to all of them. */
 #define LONG_WINDOW		1000
@@ -328,7 +329,7 @@ static bool came_there(const struct cet_race_result *res, bool held_off)
 
 static bool is_near(int boundary, int other)
 {
-	return abs(boundary - other) <= NEAR;
+	return abs(boundary - other) <= max_walk / 20;
 }
 
 /* Interrupt at each boundary from @from on. */
@@ -342,7 +343,7 @@ static void walk(struct race *race, const struct path *path, int i,
 	uint64_t val, unsafe = 0;
 	int stride, tries;
 
-	stride = learnt->nr_boundaries / MAX_WALK + 1;
+	stride = learnt->nr_boundaries / max_walk + 1;
 	race->stride = max(race->stride, stride);
 
 	for (arm->boundary = from; arm->boundary <= last; arm->boundary++) {
@@ -476,7 +477,7 @@ static void walk_all(struct race *race, const struct path *path,
 		       race->nr_same);
 	if (race->stride > 1)
 		printf("# of more than %d, every %d-th, and those near to the end\n",
-		       MAX_WALK, race->stride);
+		       max_walk, race->stride);
 	TEST_ASSERT(race->nr_irqs_on && race->nr_held_off,
 		    "Not a boundary where IRQs are on, or off for the access");
 }
@@ -497,5 +498,11 @@ int main(int argc, char *argv[])
 	if (!cet_is_forced())
 		TEST_REQUIRE(!access(CET_RACE_DEVICE, R_OK | W_OK));
 
+	if (argc > 2 && !strcmp(argv[1], "-w")) {
+		max_walk = atoi_positive("Boundaries", argv[2]);
+		argv[2] = argv[0];
+		argv += 2;
+		argc -= 2;
+	}
 	return test_harness_run(argc, argv);
 }
