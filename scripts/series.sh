@@ -35,13 +35,16 @@ series_names() { sed '/^#/d;/^[[:space:]]*$/d' "$1/patches/$series/series"; }
 # series_nested TOP: the last patches of TOP, the group that can be dropped.
 series_nested() { sed -n '/^# CET for nested guests/,$p' "$1/patches/$series/series" | sed '/^#/d;/^[[:space:]]*$/d'; }
 
-# patch_overlays PATCH: the new files it brings, named between its "---" and its diff.
-patch_overlays() { sed -n '/^diff --git /q;s/^Overlay: //p' "$1"; }
+# patch_overlays PATCH...: the new files they bring, named between "---" and diff, each after its patch and a tab
+patch_overlays() {
+	awk -v OFS='\t' 'FNR == 1 { diff = 0 } /^diff --git / { diff = 1 } !diff && sub(/^Overlay: /, "") { print FILENAME, $0 }' "$@" </dev/null
+}
 
 # series_overlays TOP [NAME...]: the new files of these patches, or of all.
 series_overlays() {
-	local name dir=$1/patches/$series
-	if [ $# = 1 ]; then series_names "$1"; else printf '%s\n' "${@:2}"; fi | while read -r name; do patch_overlays "$dir/$name"; done
+	local names=("${@:2}")
+	[ $# -gt 1 ] || mapfile -t names < <(series_names "$1")
+	(cd "$1/patches/$series" && patch_overlays "${names[@]}") | cut -f 2-
 }
 
 # series_check TOP: dies if the files of patches/ do not belong together.
@@ -67,27 +70,33 @@ series_check() {
 }
 
 # series_build TOP BASE SCRATCH: commits the series of TOP on BASE and sets $built to the last commit. A commit depends on nothing
-# but its files, so that those already made are found again in a list of what each was made from.
+# but its files, so that those already made are found again in a list of what each was made from. All scripts come by here: while nothing
+# is new, no process is started for a single patch.
 series_build() {
-	local src=$1 tmp=$3 name patch key path line loaded='' cache=$linux_git/series-cache
-	local -A known=()
-	local -a overlays
+	local src=$1 tmp=$3 name key path line loaded='' cache=$linux_git/series-cache dir=$1/patches/$series
+	local -A known=() of=() hash=()
+	local -a names overlays paths
 
 	series_check "$src"
 	built=$(lgit rev-parse --verify "$2^{commit}")
 	[ ! -f "$cache" ] || while IFS=$'\t' read -r key line; do known[$key]=$line; done <"$cache"
-	: >"$tmp/overlays"
-	while read -r name; do
-		patch=$src/patches/$series/$name
-		mapfile -t overlays < <(patch_overlays "$patch")
-		key=$({
-			printf '%s\n' "$built"
-			cat "$patch"
-			for path in "${overlays[@]}"; do
-				printf '%s %s\n' "$(file_mode "$src/$path")" "$(git hash-object --no-filters "$src/$path")"
-			done
-		} | git hash-object --stdin)
-		printf '%s\n' "${overlays[@]}" >>"$tmp/overlays"
+	mapfile -t names < <(series_names "$src")
+	while IFS=$'\t' read -r name path; do
+		of[$name]+=$path$'\n'
+		paths+=("$src/$path")
+	done < <(cd "$dir" && patch_overlays "${names[@]}")
+	paths+=("${names[@]/#/"$dir"/}")
+	while read -r line; do
+		hash[${paths[${#hash[@]}]}]=$line
+	done < <(printf '%s\n' "${paths[@]}" | git hash-object --no-filters --stdin-paths)
+	for name in "${names[@]}"; do
+		overlays=()
+		[ -z "${of[$name]-}" ] || mapfile -t overlays <<<"${of[$name]%$'\n'}"
+		key="$built ${hash[$dir/$name]}"
+		for path in "${overlays[@]/#/"$src"/}"; do
+			key+=" ${hash[$path]}"
+			[ ! -x "$path" ] || key+=x
+		done
 		if [ -n "${known[$key]-}" ]; then
 			built=${known[$key]}
 			loaded=''
@@ -99,45 +108,49 @@ series_build() {
 		fi
 		series_commit "$src" "$name" "$tmp" "${overlays[@]}"
 		printf '%s\t%s\n' "$key" "$built" >>"$cache"
-	done < <(series_names "$src")
+	done
 }
 
 file_mode() { if [ -x "$1" ]; then echo 100755; else echo 100644; fi; }
 
-# series_commit TOP NAME SCRATCH OVERLAY...: one commit on $built, whose tree is in SCRATCH/index; $built becomes the new commit.
+# series_commit TOP NAME SCRATCH OVERLAY...: one commit on $built, whose tree is in SCRATCH/index; $built becomes the new commit. The keys
+# of series_build's $hash are all files of the series.
 series_commit() {
-	local src=$1 name=$2 tmp=$3 where=patches/$series/$2 path blob author email date subject
+	local src=$1 name=$2 tmp=$3 where=patches/$series/$2 path key value
+	local -A info=()
 	shift 3
 	local -x GIT_INDEX_FILE=$tmp/index
 	lgit mailinfo -k --no-scissors --encoding=UTF-8 "$tmp/body" "$tmp/diff" <"$src/$where" >"$tmp/info" || die "$where: not a mail"
-	author=$(sed -n 's/^Author: //p' "$tmp/info")
-	email=$(sed -n 's/^Email: //p' "$tmp/info")
-	date=$(sed -n 's/^Date: //p' "$tmp/info")
-	subject=$(sed -n 's/^Subject: //p' "$tmp/info")
-	for path in "$author" "$email" "$date" "$subject"; do
-		[ -n "$path" ] || die "$where: needs From:, Date: and Subject:"
+	while IFS= read -r value; do [ -z "$value" ] || info[${value%%: *}]=${value#*: }; done <"$tmp/info"
+	for key in Author Email Date Subject; do
+		[ -n "${info[$key]-}" ] || die "$where: needs From:, Date: and Subject:"
 	done
 	if grep -q '^diff --git ' "$tmp/diff"; then
 		# Nothing but offsets is let pass: git apply knows no fuzz.
-		lgit apply --cached --whitespace=nowarn "$tmp/diff" 2>"$tmp/err" || {
+		lgit apply --cached --apply --numstat --whitespace=nowarn "$tmp/diff" >"$tmp/numstat" 2>"$tmp/err" || {
 			warn "$where does not apply:"
 			cat "$tmp/err" >&2
 			die "again: ${again:-scripts/series-apply}"
 		}
-		path=$(lgit apply --numstat "$tmp/diff" | cut -f 3 | grep -Fxf "$tmp/overlays" | sed -n 1p) || :
-		[ -z "$path" ] || die "$where changes $path, which is an overlay: edit the file itself"
+		while IFS=$'\t' read -r _ _ path; do
+			[ -z "${hash[$src/$path]-}" ] || die "$where changes $path, which is an overlay: edit the file itself"
+		done <"$tmp/numstat"
 	elif [ $# = 0 ]; then
 		die "$where: neither a diff nor an Overlay: line"
 	fi
-	for path; do
-		[ -z "$(lgit ls-files -- "$path")" ] || die "$where: Overlay: $path, but the kernel has that already"
-		blob=$(lgit hash-object -w --no-filters "$src/$path")
-		lgit update-index --add --cacheinfo "$(file_mode "$src/$path"),$blob,$path"
-	done
+	if [ $# != 0 ]; then
+		path=$(lgit ls-files -- "$@" | sed -n 1p)
+		[ -z "$path" ] || die "$where: Overlay: $path, but the kernel has that already"
+		printf '%s\n' "${@/#/"$src"/}" | lgit hash-object -w --no-filters --stdin-paths >"$tmp/blobs"
+		for path; do
+			read -r value
+			printf '%s %s\t%s\n' "$(file_mode "$src/$path")" "$value" "$path"
+		done <"$tmp/blobs" | lgit update-index --add --index-info
+	fi
 	# The committer is the author, at the author's date: the same files make the same commit, whoever runs this.
-	built=$({ printf '%s\n\n' "$subject" && cat "$tmp/body"; } | git stripspace |
-		GIT_AUTHOR_NAME=$author GIT_AUTHOR_EMAIL=$email GIT_AUTHOR_DATE=$date \
-			GIT_COMMITTER_NAME=$author GIT_COMMITTER_EMAIL=$email GIT_COMMITTER_DATE=$date \
+	built=$({ printf '%s\n\n' "${info[Subject]}" && cat "$tmp/body"; } | git stripspace |
+		GIT_AUTHOR_NAME=${info[Author]} GIT_AUTHOR_EMAIL=${info[Email]} GIT_AUTHOR_DATE=${info[Date]} \
+			GIT_COMMITTER_NAME=${info[Author]} GIT_COMMITTER_EMAIL=${info[Email]} GIT_COMMITTER_DATE=${info[Date]} \
 			lgit commit-tree -p "$built" "$(lgit write-tree)")
 }
 
