@@ -193,6 +193,9 @@ holds() {
 	[ "$(git -C "$2" rev-parse HEAD)" = "$1" ]
 }
 
+# headers_of COMMIT: what its headers for user space are made from
+headers_of() { lgit ls-tree -r "$1" -- arch/x86/include/uapi arch/x86/entry/syscalls include/uapi | git hash-object --stdin; }
+
 # edit_is BASE COMMIT TIP: notes that patches/, which make COMMIT on BASE, and the branch edit, which is at TIP, say the same.
 edit_is() {
 	lgit update-ref refs/edit/base "$1"
