@@ -232,13 +232,14 @@ tick() {
 	done
 }
 
+kernel_cc=$top/scripts/kernel-cc
 # kernel_make DIRECTORY ARGUMENT...: make for DIRECTORY/linux with objects in DIRECTORY/obj. Neither git's state nor the time of day
 # gets into the result, or ccache would find nothing. It goes by the dependencies: preprocessing what it does not know takes a fifth of
 # the time of a build, and finds next to nothing, as the series changes what all of the kernel includes.
 kernel_make() {
 	local dir=$1
 	shift
-	in_root env CCACHE_DEPEND=1 make -C "$dir/linux" O="$dir/obj" -j"$(nproc)" CC="$top/scripts/kernel-cc" HOSTCC='ccache gcc' LOCALVERSION= \
+	in_root env CCACHE_DEPEND=1 make -C "$dir/linux" O="$dir/obj" -j"$(nproc)" CC="$kernel_cc" HOSTCC='ccache gcc' LOCALVERSION= \
 		KBUILD_BUILD_TIMESTAMP='1970-01-01' KBUILD_BUILD_USER=build KBUILD_BUILD_HOST=build KBUILD_BUILD_VERSION=1 "$@"
 }
 
