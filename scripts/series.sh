@@ -216,7 +216,8 @@ logged() {
 	kill "$ticker"
 	wait "$ticker" 2>/dev/null || :
 	[ $status = 0 ] || {
-		grep -E '(error|Error|ERROR|undefined reference)' "$log" | tail -n 15 >&2 || :
+		# Not what merely follows, which with a kernel is more than the lines that are shown.
+		grep -E '([Ee]rror|ERROR|undefined reference|not found)' "$log" | grep -vE '^  [A-Z]|^make.* Error 2$' | tail -n 15 >&2 || :
 		tail -n 5 "$log" >&2
 		die "$what: failed, see $log; again: $again"
 	}
