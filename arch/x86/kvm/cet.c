@@ -10,27 +10,27 @@
 #include "x86.h"
 
 /* The bits of IA32_{U,S}_CET that come with shadow stacks. */
-#define CET_CTL_SHSTK_BITS	(CET_SHSTK_EN | CET_WRSS_EN)
+#define CET_US_SHSTK_MASK_BITS	(CET_SHSTK_EN | CET_WRSS_EN)
 
 /*
  * The bits that come with indirect branch tracking: the enables, the state of
  * the tracker, and the linear address of the legacy code page bitmap.
  */
-#define CET_CTL_IBT_BITS	(CET_ENDBR_EN | CET_LEG_IW_EN |			\
-				 CET_NO_TRACK_EN | CET_SUPPRESS_DISABLE |	\
-				 CET_SUPPRESS | CET_WAIT_ENDBR |		\
+#define CET_US_IBT_MASK_BITS	(CET_ENDBR_EN | CET_LEG_IW_EN |		\
+				 CET_NO_TRACK_EN | CET_SUPPRESS_DISABLE | \
+				 CET_SUPPRESS | CET_WAIT_ENDBR |	\
 				 GENMASK_ULL(63, 12))
 
-bool kvm_is_valid_cet_ctl(struct kvm_vcpu *vcpu, u64 data)
+static bool is_valid_u_s_cet(struct kvm_vcpu *vcpu, u64 data, bool shstk,
+			     bool ibt)
 {
-	u64 allowed = 0;
+	if (!shstk && (data & CET_US_SHSTK_MASK_BITS))
+		return false;
 
-	if (guest_cpu_cap_has(vcpu, X86_FEATURE_SHSTK))
-		allowed |= CET_CTL_SHSTK_BITS;
-	if (guest_cpu_cap_has(vcpu, X86_FEATURE_IBT))
-		allowed |= CET_CTL_IBT_BITS;
+	if (!ibt && (data & CET_US_IBT_MASK_BITS))
+		return false;
 
-	if (data & ~allowed)
+	if (data & ~(CET_US_SHSTK_MASK_BITS | CET_US_IBT_MASK_BITS))
 		return false;
 
 	/*
@@ -41,13 +41,39 @@ bool kvm_is_valid_cet_ctl(struct kvm_vcpu *vcpu, u64 data)
 	if ((data & CET_SUPPRESS) && (data & CET_WAIT_ENDBR))
 		return false;
 
+	/* The address of the bitmap is part of the value. */
 	return !is_noncanonical_msr_address(data, vcpu);
 }
-EXPORT_SYMBOL_GPL(kvm_is_valid_cet_ctl);
 
-bool kvm_is_valid_ssp(struct kvm_vcpu *vcpu, u64 data)
+bool kvm_is_valid_u_s_cet(struct kvm_vcpu *vcpu, u64 data)
+{
+	return is_valid_u_s_cet(vcpu, data,
+				guest_cpu_cap_has(vcpu, X86_FEATURE_SHSTK),
+				guest_cpu_cap_has(vcpu, X86_FEATURE_IBT));
+}
+EXPORT_SYMBOL_GPL(kvm_is_valid_u_s_cet);
+
+bool kvm_is_possible_u_cet(struct kvm_vcpu *vcpu, u64 data)
+{
+	return is_valid_u_s_cet(vcpu, data, kvm_cpu_cap_has(X86_FEATURE_SHSTK),
+				kvm_cpu_cap_has(X86_FEATURE_IBT));
+}
+EXPORT_SYMBOL_GPL(kvm_is_possible_u_cet);
+
+bool kvm_is_valid_ssp_msr(struct kvm_vcpu *vcpu, u64 data)
 {
 	return IS_ALIGNED(data, 4) && !is_noncanonical_msr_address(data, vcpu);
+}
+EXPORT_SYMBOL_GPL(kvm_is_valid_ssp_msr);
+
+bool kvm_is_valid_ssp(u64 data)
+{
+	/*
+	 * SSP points right behind the canonical addresses once the last entry
+	 * of a shadow stack that ends there is popped.
+	 */
+	return IS_ALIGNED(data, 4) &&
+	       __is_canonical_address(data, max_host_virt_addr_bits() + 1);
 }
 EXPORT_SYMBOL_GPL(kvm_is_valid_ssp);
 

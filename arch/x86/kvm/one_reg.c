@@ -17,18 +17,27 @@
 #define ONE_REG_ID_TYPE		GENMASK_ULL(39, 32)
 #define ONE_REG_ID_INDEX	GENMASK_ULL(31, 0)
 
+/* SSP is the only register that is neither an MSR nor in another structure. */
+static bool kvm_one_reg_exists(struct kvm_vcpu *vcpu, u64 id)
+{
+	if ((id & ~(ONE_REG_ID_TYPE | ONE_REG_ID_INDEX)) != ONE_REG_ID_FIXED)
+		return false;
+
+	if (FIELD_GET(ONE_REG_ID_TYPE, id) == KVM_X86_REG_TYPE_MSR)
+		return true;
+
+	return id == KVM_X86_REG_KVM(KVM_REG_GUEST_SSP) &&
+	       guest_cpu_cap_has(vcpu, X86_FEATURE_SHSTK);
+}
+
 static int kvm_one_reg_ssp(struct kvm_vcpu *vcpu, u64 *val, bool write)
 {
-	/* There is no ignoring a register that doesn't exist, as with MSRs. */
-	if (!guest_cpu_cap_has(vcpu, X86_FEATURE_SHSTK))
-		return -EINVAL;
-
 	if (!write) {
 		*val = kvm_x86_call(get_ssp)(vcpu);
 		return 0;
 	}
 
-	if (!kvm_is_valid_ssp(vcpu, *val))
+	if (!kvm_is_valid_ssp(*val))
 		return -EINVAL;
 
 	kvm_x86_call(set_ssp)(vcpu, *val);
@@ -46,38 +55,29 @@ static int kvm_one_reg_msr(struct kvm_vcpu *vcpu, u32 index, u64 *val, bool writ
 	return r;
 }
 
-int kvm_vcpu_ioctl_one_reg(struct kvm_vcpu *vcpu,
-			   const struct kvm_one_reg __user *ureg, bool write)
+int kvm_get_set_one_reg(struct kvm_vcpu *vcpu,
+			const struct kvm_one_reg __user *ureg, bool write)
 {
 	struct kvm_one_reg reg;
 	u64 __user *uval;
 	u64 val = 0;
-	u32 index;
 	int r;
 
 	if (copy_from_user(&reg, ureg, sizeof(reg)))
 		return -EFAULT;
 
-	if ((reg.id & ~(ONE_REG_ID_TYPE | ONE_REG_ID_INDEX)) != ONE_REG_ID_FIXED)
+	if (!kvm_one_reg_exists(vcpu, reg.id))
 		return -EINVAL;
 
 	uval = u64_to_user_ptr(reg.addr);
 	if (write && get_user(val, uval))
 		return -EFAULT;
 
-	index = FIELD_GET(ONE_REG_ID_INDEX, reg.id);
-	switch (FIELD_GET(ONE_REG_ID_TYPE, reg.id)) {
-	case KVM_X86_REG_TYPE_MSR:
-		r = kvm_one_reg_msr(vcpu, index, &val, write);
-		break;
-	case KVM_X86_REG_TYPE_KVM:
-		if (index != KVM_REG_GUEST_SSP)
-			return -EINVAL;
+	if (FIELD_GET(ONE_REG_ID_TYPE, reg.id) == KVM_X86_REG_TYPE_MSR)
+		r = kvm_one_reg_msr(vcpu, FIELD_GET(ONE_REG_ID_INDEX, reg.id),
+				    &val, write);
+	else
 		r = kvm_one_reg_ssp(vcpu, &val, write);
-		break;
-	default:
-		return -EINVAL;
-	}
 	if (r)
 		return r;
 
@@ -87,8 +87,7 @@ int kvm_vcpu_ioctl_one_reg(struct kvm_vcpu *vcpu,
 	return 0;
 }
 
-int kvm_vcpu_ioctl_get_reg_list(struct kvm_vcpu *vcpu,
-				struct kvm_reg_list __user *ulist)
+int kvm_get_reg_list(struct kvm_vcpu *vcpu, struct kvm_reg_list __user *ulist)
 {
 	u64 n = guest_cpu_cap_has(vcpu, X86_FEATURE_SHSTK) ? 1 : 0;
 	u64 user_n;
