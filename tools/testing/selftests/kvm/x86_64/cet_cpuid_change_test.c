@@ -1,62 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * KVM_SET_CPUID2 on a vCPU that has not run yet, but has CET state: what the
- * vCPU can't have any more is reset, for good, and what it can have stays.
+ * KVM_SET_CPUID2 on a vCPU that has CET state: it decides what the vCPU can
+ * have from then on, and changes no state.  In L2, it decides nothing any more.
  */
 #include <errno.h>
 
 #include "kvm_test_harness.h"
-#include "cet.h"
+#include "cet_nested.h"
 
-#define SSP_ID			KVM_X86_REG_KVM(KVM_REG_GUEST_SSP)
-#define XSAVE_LEAF		0xd
-
-/* Legal with IBT only, with SHSTK only, and with both only. */
-#define CTL_IBT			(0x5000 | CET_ENDBR_EN | CET_WAIT_ENDBR)
-#define CTL_SHSTK		(CET_SHSTK_EN | CET_WRSS_EN)
-#define CTL_BOTH		(CTL_IBT | CTL_SHSTK)
-
-static uint64_t ssp_value(uint32_t msr)
-{
-	return 0x100000 + 0x1000 * (msr & 0xf);
-}
-
-/* The shadow stack pointers, the table, SSP and IA32_XSS; or all of them 0. */
-static void set_state(struct kvm_vcpu *vcpu, uint64_t ctl)
-{
-	uint32_t msr;
-
-	cet_set_msr(vcpu, MSR_IA32_U_CET, ctl);
-	cet_set_msr(vcpu, MSR_IA32_S_CET, ctl);
-	for (msr = MSR_IA32_PL0_SSP; msr <= MSR_IA32_INT_SSP_TAB; msr++)
-		cet_set_msr(vcpu, msr, ssp_value(msr));
-	vcpu_set_reg(vcpu, SSP_ID, 0x3000);
-	cet_set_msr(vcpu, MSR_IA32_XSS, XFEATURE_MASK_CET);
-}
-
-static void expect_ctl(struct kvm_vcpu *vcpu, uint64_t ctl)
-{
-	cet_expect_msr(vcpu, MSR_IA32_U_CET, ctl);
-	cet_expect_msr(vcpu, MSR_IA32_S_CET, ctl);
-}
-
-static void expect_ssps(struct kvm_vcpu *vcpu, bool kept)
-{
-	uint64_t ssp;
-	uint32_t msr;
-
-	for (msr = MSR_IA32_PL0_SSP; msr <= MSR_IA32_INT_SSP_TAB; msr++)
-		cet_expect_msr(vcpu, msr, kept ? ssp_value(msr) : 0);
-	vcpu_get_reg(vcpu, SSP_ID, &ssp);
-	TEST_ASSERT_EQ(ssp, kept ? 0x3000 : 0);
-}
-
-/* Features that are taken away must not bring the state back with them. */
-static void set_features(struct kvm_vcpu *vcpu, bool shstk, bool ibt)
-{
-	vcpu_set_or_clear_cpuid_feature(vcpu, X86_FEATURE_SHSTK, shstk);
-	vcpu_set_or_clear_cpuid_feature(vcpu, X86_FEATURE_IBT, ibt);
-}
+#define CTL			(0x5000 | CET_ENDBR_EN | CET_WAIT_ENDBR | \
+				 CET_SHSTK_EN | CET_WRSS_EN)
+#define SSP			0x3000
 
 FIXTURE(change)
 {
@@ -73,131 +27,79 @@ FIXTURE_TEARDOWN(change)
 	kvm_vm_free(self->vcpu->vm);
 }
 
-TEST_F(change, same_cpuid_keeps_state)
+static uint64_t msr_value(uint32_t msr)
 {
-	set_state(self->vcpu, CTL_BOTH);
-	vcpu_set_cpuid(self->vcpu);
-	expect_ctl(self->vcpu, CTL_BOTH);
-	expect_ssps(self->vcpu, true);
-	cet_expect_msr(self->vcpu, MSR_IA32_XSS, XFEATURE_MASK_CET);
+	return msr <= MSR_IA32_S_CET ? CTL : 0x100000 + 0x1000 * (msr & 0xf);
 }
 
-TEST_F(change, unrelated_bit_keeps_state)
+static void set_state(struct kvm_vcpu *vcpu)
 {
-	set_state(self->vcpu, CTL_BOTH);
+	int i;
+
+	for (i = 0; i < CET_NR_MSRS; i++)
+		cet_set_msr(vcpu, cet_msrs[i], msr_value(cet_msrs[i]));
+	vcpu_set_reg(vcpu, SSP_ID, SSP);
+	cet_set_msr(vcpu, MSR_IA32_XSS, XFEATURE_MASK_CET);
+}
+
+static void expect_state(struct kvm_vcpu *vcpu)
+{
+	uint64_t ssp;
+	int i;
+
+	for (i = 0; i < CET_NR_MSRS; i++)
+		cet_expect_msr(vcpu, cet_msrs[i], msr_value(cet_msrs[i]));
+	vcpu_get_reg(vcpu, SSP_ID, &ssp);
+	TEST_ASSERT_EQ(ssp, SSP);
+	cet_expect_msr(vcpu, MSR_IA32_XSS, XFEATURE_MASK_CET);
+}
+
+TEST_F(change, same_cpuid)
+{
+	set_state(self->vcpu);
+	vcpu_set_cpuid(self->vcpu);
+	expect_state(self->vcpu);
+}
+
+TEST_F(change, unrelated_bit)
+{
+	set_state(self->vcpu);
 	vcpu_clear_cpuid_feature(self->vcpu, X86_FEATURE_SMEP);
-	expect_ctl(self->vcpu, CTL_BOTH);
-	expect_ssps(self->vcpu, true);
-	cet_expect_msr(self->vcpu, MSR_IA32_XSS, XFEATURE_MASK_CET);
+	expect_state(self->vcpu);
 }
 
-TEST_F(change, both_taken_away)
+/* What was taken away is out of reach, and back with the features. */
+TEST_F(change, taken_away_and_back)
 {
-	set_state(self->vcpu, CTL_BOTH);
-	set_features(self->vcpu, false, false);
-	set_features(self->vcpu, true, true);
-	expect_ctl(self->vcpu, 0);
-	expect_ssps(self->vcpu, false);
+	uint64_t ssp;
+	int i;
+
+	set_state(self->vcpu);
+	vcpu_clear_cpuid_feature(self->vcpu, X86_FEATURE_SHSTK);
+	vcpu_clear_cpuid_feature(self->vcpu, X86_FEATURE_IBT);
+	for (i = 0; i < CET_NR_MSRS; i++)
+		cet_expect_msr(self->vcpu, cet_msrs[i], 0);
+	TEST_ASSERT(__vcpu_get_reg(self->vcpu, SSP_ID, &ssp) && errno == EINVAL,
+		    "KVM_GET_ONE_REG returned SSP without shadow stacks");
+	cet_refuse_msr(self->vcpu, MSR_IA32_XSS, XFEATURE_MASK_CET);
+
+	vcpu_set_cpuid_feature(self->vcpu, X86_FEATURE_SHSTK);
+	vcpu_set_cpuid_feature(self->vcpu, X86_FEATURE_IBT);
+	expect_state(self->vcpu);
 }
 
-TEST_F(change, shstk_taken_away)
-{
-	set_state(self->vcpu, CTL_BOTH);
-	set_features(self->vcpu, false, true);
-	expect_ctl(self->vcpu, 0);
-	set_features(self->vcpu, true, true);
-	expect_ctl(self->vcpu, 0);
-	expect_ssps(self->vcpu, false);
-}
-
-TEST_F(change, legal_with_ibt_stays)
-{
-	set_state(self->vcpu, CTL_IBT);
-	set_features(self->vcpu, false, true);
-	expect_ctl(self->vcpu, CTL_IBT);
-	set_features(self->vcpu, true, true);
-	expect_ctl(self->vcpu, CTL_IBT);
-	expect_ssps(self->vcpu, false);
-}
-
-TEST_F(change, ibt_taken_away)
-{
-	set_state(self->vcpu, CTL_BOTH);
-	set_features(self->vcpu, true, false);
-	expect_ctl(self->vcpu, 0);
-	expect_ssps(self->vcpu, true);
-}
-
-TEST_F(change, legal_with_shstk_stays)
-{
-	set_state(self->vcpu, CTL_SHSTK);
-	set_features(self->vcpu, true, false);
-	expect_ctl(self->vcpu, CTL_SHSTK);
-	expect_ssps(self->vcpu, true);
-}
-
-/* Long mode takes the table along, and nothing else. */
-TEST_F(change, lm_taken_away)
-{
-	uint32_t msr;
-
-	set_state(self->vcpu, CTL_BOTH);
-	vcpu_clear_cpuid_feature(self->vcpu, X86_FEATURE_LM);
-	vcpu_set_cpuid_feature(self->vcpu, X86_FEATURE_LM);
-	cet_expect_msr(self->vcpu, MSR_IA32_INT_SSP_TAB, 0);
-	for (msr = MSR_IA32_PL0_SSP; msr <= MSR_IA32_PL3_SSP; msr++)
-		cet_expect_msr(self->vcpu, msr, ssp_value(msr));
-	expect_ctl(self->vcpu, CTL_BOTH);
-}
-
-static void guest_xsaves_size(struct cet_call *call)
-{
-	uint32_t eax, ebx, ecx, edx;
-
-	__cpuid(XSAVE_LEAF, 1, &eax, &ebx, &ecx, &edx);
-	call->ret = ebx;
-}
-
-TEST_F(change, xss_bit_taken_away)
-{
-	struct kvm_cpuid_entry2 *entry;
-
-	set_state(self->vcpu, CTL_BOTH);
-	entry = __vcpu_get_cpuid_entry(self->vcpu, XSAVE_LEAF, 1);
-	entry->ecx = XFEATURE_MASK_CET_USER;
-	vcpu_set_cpuid(self->vcpu);
-	cet_expect_msr(self->vcpu, MSR_IA32_XSS, XFEATURE_MASK_CET_USER);
-
-	/* Legacy region and header, 2 MSRs; XCR0 is at its reset value. */
-	TEST_ASSERT_EQ(cet_call(self->vcpu, guest_xsaves_size, 0, 0)->ret,
-		       576 + 2 * sizeof(uint64_t));
-	expect_ctl(self->vcpu, CTL_BOTH);
-	expect_ssps(self->vcpu, true);
-}
-
-TEST_F(change, xsaves_taken_away)
-{
-	set_state(self->vcpu, CTL_BOTH);
-	vcpu_clear_cpuid_feature(self->vcpu, X86_FEATURE_XSAVES);
-	vcpu_set_cpuid_feature(self->vcpu, X86_FEATURE_XSAVES);
-	cet_expect_msr(self->vcpu, MSR_IA32_XSS, 0);
-}
-
-/* The registers themselves, not only what KVM says about them. */
-TEST_F(change, guest_reads_zero)
+/* A vCPU that never had CET can get it, and lose it, as long as it hasn't run. */
+TEST_F(change, intercepts)
 {
 	uint64_t val;
 	int i;
 
-	set_state(self->vcpu, CTL_BOTH);
-	set_features(self->vcpu, false, false);
-	set_features(self->vcpu, true, true);
-
-	for (i = 0; i < CET_NR_MSRS; i++) {
-		TEST_ASSERT_EQ(cet_rdmsr(self->vcpu, cet_msrs[i], &val), 0);
-		TEST_ASSERT(!val, "RDMSR of %s returned 0x%lx",
-			    cet_msr_name(cet_msrs[i]), val);
-	}
+	vcpu_clear_cpuid_feature(self->vcpu, X86_FEATURE_SHSTK);
+	vcpu_clear_cpuid_feature(self->vcpu, X86_FEATURE_IBT);
+	for (i = 0; i < CET_NR_MSRS; i++)
+		TEST_ASSERT(cet_rdmsr(self->vcpu, cet_msrs[i], &val) == GP_VECTOR,
+			    "RDMSR of %s, which the vCPU has lost, works",
+			    cet_msr_name(cet_msrs[i]));
 }
 
 /* A vCPU without CPUID is a vCPU without CET, as is its SSP. */
@@ -215,9 +117,63 @@ TEST_F(change, no_ssp_before_cpuid)
 	kvm_vm_free(vm);
 }
 
+/*
+ * A vCPU that has not run, but that user space has put into L2.  Returns its VM;
+ * @state is that of a vCPU which has run to there.
+ */
+static struct kvm_vcpu *put_into_l2(struct kvm_vcpu *vcpu,
+				    struct kvm_x86_state **state)
+{
+	struct kvm_vm *vm = vcpu->vm;
+
+	vcpu_init_cet_nested(vcpu)->l2 = l2_read_out_write;
+	cet_run_l2_to_out(vcpu);
+	*state = vcpu_save_state(vcpu);
+
+	kvm_vm_release(vm);
+	vcpu = vm_recreate_with_one_vcpu(vm);
+	vcpu_init_cpuid(vcpu, kvm_get_supported_cpuid());
+	vcpu_load_state(vcpu, *state);
+	TEST_ASSERT(vcpu_is_in_l2(vcpu), "The vCPU is not in L2");
+	return vcpu;
+}
+
+TEST_F(change, refused_in_l2)
+{
+	struct kvm_cpuid_entry2 *entry;
+	struct kvm_x86_state *state;
+
+	self->vcpu = put_into_l2(self->vcpu, &state);
+	entry = vcpu_get_cpuid_entry(self->vcpu, 7);
+	entry->ecx &= ~BIT(X86_FEATURE_SHSTK.bit);
+	TEST_ASSERT(__vcpu_set_cpuid(self->vcpu) == -1 && errno == EINVAL,
+		    "KVM_SET_CPUID2 took shadow stacks away in L2");
+	entry->ecx |= BIT(X86_FEATURE_SHSTK.bit);
+	TEST_ASSERT(!__vcpu_set_cpuid(self->vcpu),
+		    "KVM_SET_CPUID2 refused the same CPUID in L2");
+	kvm_x86_state_cleanup(state);
+}
+
+TEST_F(change, feature_msr_refused_in_l2)
+{
+	struct kvm_x86_state *state;
+	uint64_t val;
+
+	self->vcpu = put_into_l2(self->vcpu, &state);
+	val = vcpu_get_msr(self->vcpu, MSR_IA32_ARCH_CAPABILITIES);
+	TEST_ASSERT(!_vcpu_set_msr(self->vcpu, MSR_IA32_ARCH_CAPABILITIES,
+				   val ^ 1),
+		    "KVM_SET_MSRS changed a feature MSR in L2");
+	TEST_ASSERT(_vcpu_set_msr(self->vcpu, MSR_IA32_ARCH_CAPABILITIES,
+				  val) == 1,
+		    "KVM_SET_MSRS refused the same value in L2");
+	kvm_x86_state_cleanup(state);
+}
+
 int main(int argc, char *argv[])
 {
 	cet_require();
+	TEST_REQUIRE(kvm_cpu_has(X86_FEATURE_VMX));
 
 	return test_harness_run(argc, argv);
 }

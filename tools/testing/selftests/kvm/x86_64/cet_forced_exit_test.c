@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Ioctls by which user space has a vCPU leave L2.  The VM exit loads MSRs that
- * are part of the guest's FPU state, which no ioctl but KVM_RUN has loaded: the
- * values must get to the guest, and not to the VMM.
+ * Ioctls by which a vCPU leaves L2, where L1 has a list of MSRs for VM exit to
+ * load.  They are part of the guest's FPU state, which KVM_RUN has loaded, and
+ * other ioctls may not have: the values must get to the guest, not to the VMM,
+ * and only if there is a VM exit.
  */
 #include "kvm_test_harness.h"
 #include "cet.h"
@@ -174,26 +175,26 @@ static __always_inline void leave_l2(struct kvm_vcpu *vcpu,
 	TEST_ASSERT_EQ(after, before);
 }
 
-/* VM exit has loaded the MSRs, and it's L1's list that they are from. */
+/* User space takes the vCPU out of L2: for the guest, that's no VM exit. */
 TEST_F(forced_exit, set_nested_state)
 {
 	leave_l2(self->vcpu, set_nested_state);
 	TEST_ASSERT(!is_in_l2(self->vcpu), "The vCPU is still in L2");
-	expect_values(self->vcpu, 1);
+	expect_values(self->vcpu, 0);
 }
 
 TEST_F(forced_exit, set_vcpu_events)
 {
 	leave_l2(self->vcpu, set_vcpu_events);
 	TEST_ASSERT(!is_in_l2(self->vcpu), "The vCPU is still in L2");
-	expect_values(self->vcpu, 1);
+	expect_values(self->vcpu, 0);
 }
 
 TEST_F(forced_exit, set_feature_control)
 {
 	leave_l2(self->vcpu, set_feature_control);
 	TEST_ASSERT(!is_in_l2(self->vcpu), "The vCPU is still in L2");
-	expect_values(self->vcpu, 1);
+	expect_values(self->vcpu, 0);
 }
 
 /* INIT is a VM exit to L1, with its whole work: it stores the MSRs, too. */

@@ -286,6 +286,34 @@ TEST_F(fpu, what_guest_xrstors_loads_is_restorable)
 	kvm_vm_free(vm);
 }
 
+/* XRSTORS loads bits of a feature that only the CPU has, not the vCPU. */
+TEST_F(fpu, other_feature_of_xrstors_is_restorable)
+{
+	static const uint64_t u_cet = CET_SHSTK_EN | CET_WRSS_EN | CET_ENDBR_EN |
+				      CET_WAIT_ENDBR | 0x12345000;
+	uint64_t *guest_values;
+	struct kvm_vcpu *vcpu;
+	struct kvm_vm *vm;
+	int i;
+
+	for (i = 0; i < 2; i++) {
+		vm = vm_create_cet(&vcpu, i == 0, i == 1);
+		enable_xsaves(vcpu);
+		cet_set_msr(vcpu, MSR_IA32_U_CET, i ? CET_ENDBR_EN : CET_SHSTK_EN);
+		TEST_ASSERT_EQ(cet_call(vcpu, guest_xsaves, 0, 0)->vector, 0);
+		guest_values = addr_gva2hva(vm, (vm_vaddr_t)image_values());
+		guest_values[0] = u_cet;
+		TEST_ASSERT_EQ(cet_call(vcpu, guest_xrstors, 0, 0)->vector, 0);
+		cet_expect_msr(vcpu, MSR_IA32_U_CET, u_cet);
+		kvm_vm_free(vm);
+
+		vm = vm_create_cet(&vcpu, i == 0, i == 1);
+		cet_set_msr(vcpu, MSR_IA32_U_CET, u_cet);
+		cet_expect_msr(vcpu, MSR_IA32_U_CET, u_cet);
+		kvm_vm_free(vm);
+	}
+}
+
 /* What a process may permit itself, or its guests, is user state only. */
 TEST(permissions_are_for_user_state)
 {

@@ -223,7 +223,10 @@ TEST_F(msr, absent_before_cpuid)
 	kvm_vm_free(vm);
 }
 
-/* Only the bits of the vCPU's own features, guest and host alike. */
+/*
+ * Only the bits of the vCPU's own features.  But what a guest can load into
+ * IA32_U_CET by XRSTORS, the host must be able to restore.
+ */
 static void expect_ctl_bits(struct kvm_vcpu *vcpu, uint32_t msr,
 			    const uint64_t *legal, uint64_t mask)
 {
@@ -233,10 +236,12 @@ static void expect_ctl_bits(struct kvm_vcpu *vcpu, uint32_t msr,
 	for (; *legal; legal++) {
 		val = *legal;
 		cet_set_msr(vcpu, msr, 0);
-		if (val & ~mask)
+		if (val & ~mask && msr != MSR_IA32_U_CET) {
 			cet_refuse_msr(vcpu, msr, val);
-		else
+		} else {
 			cet_set_msr(vcpu, msr, val);
+			cet_expect_msr(vcpu, msr, val);
+		}
 
 		cet_set_msr(vcpu, msr, 0);
 		vector = cet_wrmsr(vcpu, msr, val);
@@ -259,6 +264,8 @@ TEST_F(msr, shstk_only)
 	if (!variant->needs_shstk) {
 		expect_ctl_bits(vcpu, variant->index, variant->legal,
 				CTL_SHSTK_BITS);
+		cet_set_msr(vcpu, variant->index, 0);
+		refuse_all(vcpu, variant->index, variant->illegal, 0);
 	} else {
 		cet_set_msr(vcpu, variant->index, val);
 		TEST_ASSERT_EQ(cet_rdmsr(vcpu, variant->index, &val), 0);
@@ -273,11 +280,14 @@ TEST_F(msr, ibt_only)
 	struct kvm_vcpu *vcpu;
 	struct kvm_vm *vm = vm_create_cet(&vcpu, false, true);
 
-	if (!variant->needs_shstk)
+	if (!variant->needs_shstk) {
 		expect_ctl_bits(vcpu, variant->index, variant->legal,
 				CTL_IBT_BITS);
-	else
+		cet_set_msr(vcpu, variant->index, 0);
+		refuse_all(vcpu, variant->index, variant->illegal, 0);
+	} else {
 		expect_absent(vcpu, variant->index, variant->legal[0]);
+	}
 	kvm_vm_free(vm);
 }
 

@@ -103,6 +103,19 @@ static void accept_host(struct kvm_vcpu *vcpu, struct cet_nested *n,
 typedef void (*check_fn)(struct kvm_vcpu *vcpu, struct cet_nested *n,
 			 uint64_t *field, uint64_t val);
 
+/* Without shadow stacks, L1 could not see what else than 0 is loaded. */
+static void check_absent(struct kvm_vcpu *vcpu, struct cet_nested *n,
+			 uint64_t *field, check_fn refuse)
+{
+	int nr;
+
+	for (nr = 0; nr < 64; nr++)
+		refuse(vcpu, n, field, BIT_ULL(nr));
+	run_with(vcpu, field, 0);
+	TEST_ASSERT(!n->error && n->reason == EXIT_REASON_VMCALL,
+		    "0 is refused: error %ld, reason 0x%lx", n->error, n->reason);
+}
+
 /* One bit at a time, then what takes more than one. */
 static void check_s_cet(struct kvm_vcpu *vcpu, struct cet_nested *n,
 			uint64_t *field, int width, bool shstk, bool ibt,
@@ -156,6 +169,11 @@ TEST_F(checks, guest_ssp)
 	int nr;
 
 	self->n->load_guest = true;
+	if (!variant->shstk) {
+		check_absent(self->vcpu, self->n, field, refuse_guest);
+		return;
+	}
+
 	for (nr = 0; nr < 64; nr++) {
 		if (nr == self->width - 1)
 			continue;
@@ -178,6 +196,11 @@ TEST_F(checks, host_ssp)
 	int nr;
 
 	self->n->load_host = true;
+	if (!variant->shstk) {
+		check_absent(self->vcpu, self->n, field, refuse_host);
+		return;
+	}
+
 	for (nr = 0; nr < 64; nr++) {
 		if (nr < 2 || nr >= self->width - 1)
 			refuse_host(self->vcpu, self->n, field, BIT_ULL(nr));
@@ -211,6 +234,12 @@ static void check_ssp_tbl(struct kvm_vcpu *vcpu, struct cet_nested *n,
 TEST_F(checks, guest_ssp_tbl)
 {
 	self->n->load_guest = true;
+	if (!variant->shstk) {
+		check_absent(self->vcpu, self->n, &self->n->guest.ssp_tbl,
+			     refuse_guest);
+		return;
+	}
+
 	check_ssp_tbl(self->vcpu, self->n, &self->n->guest.ssp_tbl, self->width,
 		      accept_guest, refuse_guest);
 }
@@ -218,6 +247,12 @@ TEST_F(checks, guest_ssp_tbl)
 TEST_F(checks, host_ssp_tbl)
 {
 	self->n->load_host = true;
+	if (!variant->shstk) {
+		check_absent(self->vcpu, self->n, &self->n->host.ssp_tbl,
+			     refuse_host);
+		return;
+	}
+
 	check_ssp_tbl(self->vcpu, self->n, &self->n->host.ssp_tbl, self->width,
 		      accept_host, refuse_host);
 }

@@ -90,23 +90,11 @@ TEST_F(offer, controls)
 	expect_bits(self->vcpu, true, "L1 has CET");
 }
 
-/* A feature comes and goes before the vCPU runs: so do the controls. */
-TEST_F(offer, controls_follow_features)
+/* It is the MSRs that say what L1 can use, not CPUID. */
+TEST_F(offer, controls_without_features)
 {
-	struct kvm_vcpu *vcpu = self->vcpu;
-	int i;
-
-	for (i = 0; i < ARRAY_SIZE(ctls); i++)
-		TEST_ASSERT(vcpu_get_msr(vcpu, ctls[i].msr) & ctls[i].bit,
-			    "0x%x without the control", ctls[i].msr);
-
-	vcpu_init_cet(vcpu, false, false);
-	for (i = 0; i < ARRAY_SIZE(ctls); i++)
-		TEST_ASSERT(!(vcpu_get_msr(vcpu, ctls[i].msr) & ctls[i].bit),
-			    "0x%x with the control, without CET", ctls[i].msr);
-
-	vcpu_init_cet(vcpu, variant->shstk, variant->ibt);
-	expect_bits(vcpu, true, "CET back again");
+	vcpu_init_cet(self->vcpu, false, false);
+	expect_bits(self->vcpu, true, "L1 has no CET");
 }
 
 /* L1: exchange the fields' values, and collect what can't be written or read. */
@@ -203,10 +191,40 @@ TEST_F(offer, fields_in_vmcs_region)
 		TEST_ASSERT_EQ(vmcs12[fields[i].offset / 8], field_value(i));
 }
 
-TEST_F(offer, no_fields_without_features)
+TEST_F(offer, fields_without_features)
 {
 	vcpu_init_cet(self->vcpu, false, false);
-	exchange(self->vcpu, 0);
+	exchange(self->vcpu, ENTRY_BIT | EXIT_BIT);
+}
+
+static void guest_nop(struct cet_call *call)
+{
+}
+
+/* What was set before the vCPU has run is accepted afterwards, too. */
+TEST_F(offer, same_value_after_run)
+{
+	uint64_t val;
+	int i;
+
+	vcpu_init_cet(self->vcpu, false, false);
+	for (i = 0; i < ARRAY_SIZE(ctls); i++) {
+		val = kvm_get_feature_msr(ctls[i].msr);
+		TEST_ASSERT(val & ctls[i].bit, "KVM's MSR 0x%x is 0x%lx",
+			    ctls[i].msr, val);
+		TEST_ASSERT_EQ(_vcpu_set_msr(self->vcpu, ctls[i].msr, val), 1);
+	}
+
+	cet_call(self->vcpu, guest_nop, 0, 0);
+	for (i = 0; i < ARRAY_SIZE(ctls); i++) {
+		val = kvm_get_feature_msr(ctls[i].msr);
+		TEST_ASSERT(_vcpu_set_msr(self->vcpu, ctls[i].msr, val) == 1,
+			    "KVM_SET_MSRS refused 0x%x = 0x%lx once more",
+			    ctls[i].msr, val);
+		TEST_ASSERT(!_vcpu_set_msr(self->vcpu, ctls[i].msr,
+					   val & ~ctls[i].bit),
+			    "KVM_SET_MSRS took a control away after KVM_RUN");
+	}
 }
 
 FIXTURE(ctls)
@@ -353,9 +371,9 @@ static void host_expect_bits(struct kvm_vcpu *vcpu, bool set, const char *when)
 TEST_F(ctl_msrs, set_before_features)
 {
 	set_features(self->vcpu, false);
-	host_expect_bits(self->vcpu, false, "CPUID without CET");
+	host_expect_bits(self->vcpu, true, "CPUID without CET");
 	set_msrs(self->vcpu, true);
-	host_expect_bits(self->vcpu, false, "set, CPUID without CET");
+	host_expect_bits(self->vcpu, true, "set, CPUID without CET");
 	set_features(self->vcpu, true);
 	host_expect_bits(self->vcpu, true, "set, CPUID with CET");
 }

@@ -33,11 +33,6 @@ static const struct cet_vmcs_state l2 = {
 	CET_WRSS_EN | CET_NO_TRACK_EN | 0x4000000, 0x400100c, 0x4002003,
 };
 
-/* SMM has an SSP of its own. */
-static const struct cet_vmcs_state l2_in_smm = {
-	CET_WRSS_EN | CET_NO_TRACK_EN | 0x4000000, 0, 0x4002003,
-};
-
 /* L2's in the end */
 static const struct cet_vmcs_state l2_end = {
 	CET_LEG_IW_EN | 0x5000000, 0x400100c, 0x5002003,
@@ -204,8 +199,8 @@ TEST_F(state, migrate_run_pending)
 	expect_end(self->vcpu, self->n);
 }
 
-/* The controls have to be among what the vCPU can have. */
-TEST_F(state, refused_without_features)
+/* The controls are fine, but for loading anything else than 0. */
+TEST_F(state, without_features)
 {
 	struct kvm_x86_state *state = save_and_recreate(&self->vcpu);
 	const uint32_t size = state->nested.size;
@@ -219,12 +214,8 @@ TEST_F(state, refused_without_features)
 	state->nested.size = 0;
 	vcpu_load_state(self->vcpu, state);
 
-	/* It is not for what they would load. */
 	state->nested.size = size;
-	*vmcs12_state(state, VMCS12_GUEST_CET) = (struct cet_vmcs_state) { };
-	*vmcs12_state(state, VMCS12_HOST_CET) = (struct cet_vmcs_state) { };
 	r = __vcpu_ioctl(self->vcpu, KVM_SET_NESTED_STATE, &state->nested);
-	kvm_x86_state_cleanup(state);
 	if (variant->entry || variant->exit)
 		TEST_ASSERT(r == -1 && errno == EINVAL,
 			    "KVM_SET_NESTED_STATE returned %d, errno %d", r,
@@ -232,6 +223,13 @@ TEST_F(state, refused_without_features)
 	else
 		TEST_ASSERT(!r, "KVM_SET_NESTED_STATE failed, errno %d", errno);
 	TEST_ASSERT_EQ(vcpu_is_in_l2(self->vcpu), !r);
+
+	*vmcs12_state(state, VMCS12_GUEST_CET) = (struct cet_vmcs_state) { };
+	*vmcs12_state(state, VMCS12_HOST_CET) = (struct cet_vmcs_state) { };
+	r = __vcpu_ioctl(self->vcpu, KVM_SET_NESTED_STATE, &state->nested);
+	kvm_x86_state_cleanup(state);
+	TEST_ASSERT(!r, "KVM_SET_NESTED_STATE failed, errno %d", errno);
+	TEST_ASSERT(vcpu_is_in_l2(self->vcpu), "The vCPU is not in L2");
 }
 
 static void leave_by_nested_state(struct kvm_vcpu *vcpu)
@@ -360,7 +358,7 @@ static void enter_smm(struct kvm_vcpu *vcpu)
 TEST_F(state, smi)
 {
 	enter_smm(self->vcpu);
-	vcpu_expect_cet_state(self->vcpu, &l2_in_smm, "SMM");
+	vcpu_expect_cet_state(self->vcpu, &l2, "SMM");
 	expect_end(self->vcpu, self->n);
 }
 
@@ -397,6 +395,56 @@ TEST_F(state, migrate_in_smm)
 	expect_end(self->vcpu, self->n);
 }
 
+/*
+ * KVM_SET_NESTED_STATE leaves vmcs12 unchecked if an SMI has interrupted L2.  RSM
+ * must not go on with it.
+ */
+TEST_F(state, rsm_checks)
+{
+	struct kvm_x86_state *state;
+	struct kvm_nested_state *nested;
+
+	enter_smm(self->vcpu);
+	state = vcpu_save_state(self->vcpu);
+	nested = &state->nested;
+	TEST_ASSERT(nested->hdr.vmx.smm.flags & KVM_STATE_NESTED_SMM_GUEST_MODE,
+		    "The SMI did not come in L2");
+	*(uint32_t *)&nested->data.vmx[0].vmcs12[VMCS12_PIN_CTLS] = 0;
+	TEST_ASSERT_EQ(__vcpu_ioctl(self->vcpu, KVM_SET_NESTED_STATE, nested), 0);
+
+	vcpu_run(self->vcpu);
+	TEST_ASSERT_KVM_EXIT_REASON(self->vcpu, KVM_EXIT_SHUTDOWN);
+	TEST_ASSERT(!vcpu_is_in_l2(self->vcpu), "The vCPU is in L2");
+
+	/* What is left can be restored. */
+	kvm_x86_state_cleanup(state);
+	state = vcpu_save_state(self->vcpu);
+	TEST_ASSERT_EQ(__vcpu_ioctl(self->vcpu, KVM_SET_NESTED_STATE,
+				    &state->nested), 0);
+	kvm_x86_state_cleanup(state);
+}
+
+/* The same for the state that the next VM exit would load. */
+TEST_F(state, rsm_checks_host_state)
+{
+	struct kvm_x86_state *state;
+
+	enter_smm(self->vcpu);
+	state = vcpu_save_state(self->vcpu);
+	vmcs12_state(state, VMCS12_HOST_CET)->s_cet = BIT(6);
+	TEST_ASSERT_EQ(__vcpu_ioctl(self->vcpu, KVM_SET_NESTED_STATE,
+				    &state->nested), 0);
+	kvm_x86_state_cleanup(state);
+
+	vcpu_run(self->vcpu);
+	if (variant->exit) {
+		TEST_ASSERT_KVM_EXIT_REASON(self->vcpu, KVM_EXIT_SHUTDOWN);
+		return;
+	}
+	cet_finish_nested(self->vcpu);
+	TEST_ASSERT_EQ(self->n->reason, EXIT_REASON_VMCALL);
+}
+
 static void leave_by_feature_control(struct kvm_vcpu *vcpu)
 {
 	vcpu_set_msr(vcpu, MSR_IA32_FEAT_CTL, 0);
@@ -425,7 +473,7 @@ static void leave_by_init(struct kvm_vcpu *vcpu)
 	vcpu_mp_state_get(vcpu, &mp_state);
 }
 
-/* No VM exit for L1: user space finds, and sets, what is the vCPU's. */
+/* Nothing that L1 sees, but it has the state that a VM exit would load. */
 TEST_F(state, forced_exits)
 {
 	static void (*const leave[])(struct kvm_vcpu *) = {
@@ -437,7 +485,7 @@ TEST_F(state, forced_exits)
 	for (i = 0; i < ARRAY_SIZE(leave); i++) {
 		leave[i](self->vcpu);
 		TEST_ASSERT(!vcpu_is_in_l2(self->vcpu), "The vCPU is in L2");
-		vcpu_expect_cet_state(self->vcpu, &l2, "L1");
+		vcpu_expect_cet_state(self->vcpu, variant->exit ? &host : &l2, "L1");
 		/* CR4.VMXE does not go with SMM. */
 		vcpu_events_set(self->vcpu, &state->events);
 		vcpu_load_state(self->vcpu, state);

@@ -65,9 +65,10 @@ KVM_ONE_VCPU_TEST(one_reg, capability, NULL)
 
 KVM_ONE_VCPU_TEST(one_reg, ssp_set_get, NULL)
 {
+	/* As VM entry does, with one address more than is canonical. */
 	static const uint64_t good[] = {
 		4, 0x1000, 0xfffffffc, 0x100000000, 0x7ffffffffffc,
-		0xffff800000000000, 0xfffffffffffffffc, 0,
+		0x800000000000, 0xffff800000000000, 0xfffffffffffffffc, 0,
 	};
 	uint64_t ssp;
 	int i;
@@ -87,7 +88,7 @@ KVM_ONE_VCPU_TEST(one_reg, ssp_set_get, NULL)
 KVM_ONE_VCPU_TEST(one_reg, ssp_bad_values_refused, NULL)
 {
 	static const uint64_t bad[] = {
-		1, 2, 0x1003, 0x0100000000000000, 0x8000000000000000,
+		1, 2, 0x1003, 0x0200000000000000, 0x8000000000000000,
 		0x7ffffffffffffffc, 0xfeffffffffffffff & ~3ull,
 	};
 	const uint64_t before = 0x1234567890;
@@ -239,6 +240,11 @@ KVM_ONE_VCPU_TEST(one_reg, bad_pointers, NULL)
 	TEST_ASSERT_EQ(access_reg(vcpu, KVM_SET_ONE_REG, SSP_ID, NULL), EFAULT);
 	TEST_ASSERT(ioctl(vcpu->fd, KVM_GET_ONE_REG, NULL) && errno == EFAULT,
 		    "KVM_GET_ONE_REG of NULL: errno %d", errno);
+
+	/* Whether there is a register comes first. */
+	vcpu_init_cet(vcpu, false, true);
+	TEST_ASSERT_EQ(access_reg(vcpu, KVM_GET_ONE_REG, SSP_ID, NULL), EINVAL);
+	TEST_ASSERT_EQ(access_reg(vcpu, KVM_SET_ONE_REG, SSP_ID, NULL), EINVAL);
 }
 
 KVM_ONE_VCPU_TEST(one_reg, list, NULL)

@@ -49,6 +49,7 @@ struct cet_vmcs_state {
 	uint64_t ssp_tbl;
 };
 
+#define VMCS12_PIN_CTLS		744
 #define VMCS12_HOST_CET		680
 #define VMCS12_GUEST_CET	704
 
