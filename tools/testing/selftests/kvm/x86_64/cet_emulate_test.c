@@ -45,6 +45,11 @@ static __attribute__((naked)) void name(void)		\
 PAYLOAD(guest_call_rel32, "", "call 2f; jmp 3f")
 PAYLOAD(guest_call_reg, TARGET, "call *%rdx; jmp 3f")
 PAYLOAD(guest_call_far, "push $0\n" FAR_POINTER, "lcall *(%rsp); jmp 3f")
+/* With 64 bits of offset, which takes REX.W, and without */
+#define WIDE_POINTER	TARGET "push $8\npush %rdx"
+PAYLOAD(guest_call_far64, WIDE_POINTER, "rex.w lcall *(%rsp); jmp 3f")
+PAYLOAD(guest_jmp_far64, WIDE_POINTER, "rex.w ljmp *(%rsp); jmp 3f")
+PAYLOAD(guest_ret_far32, "push $0\n" FAR_POINTER, "lretl; jmp 3f")
 PAYLOAD(guest_ret, TARGET "push %rdx", "ret; jmp 3f")
 PAYLOAD(guest_ret_imm, TARGET "push $0\npush %rdx", "ret $8; jmp 3f")
 PAYLOAD(guest_ret_far, TARGET "push $8\npush %rdx", "lretq; jmp 3f")
@@ -146,12 +151,15 @@ static const struct insn {
 	{ "CALL rel32", guest_call_rel32, CET_SHSTK_EN, true, -8 },
 	{ "CALL r64", guest_call_reg, CET_BOTH_EN, true, -8 },
 	{ "CALL m16:32", guest_call_far, CET_BOTH_EN, .stack = -8 },
+	{ "CALL m16:64", guest_call_far64, CET_BOTH_EN, .stack = -16 },
 	{ "RET", guest_ret, CET_SHSTK_EN, true, 8 },
 	{ "RET imm16", guest_ret_imm, CET_SHSTK_EN, true, 16 },
 	{ "far RET", guest_ret_far, CET_SHSTK_EN, .stack = 16 },
+	{ "far RET of 32 bits", guest_ret_far32, CET_SHSTK_EN, .stack = 8 },
 	{ "far RET imm16", guest_ret_far_imm, CET_SHSTK_EN, .stack = 24 },
 	{ "JMP r64", guest_jmp_reg, CET_ENDBR_EN, true },
 	{ "JMP m16:32", guest_jmp_far, CET_ENDBR_EN },
+	{ "JMP m16:64", guest_jmp_far64, CET_ENDBR_EN },
 	{ "INT3", guest_int3, CET_BOTH_EN, .gives_up = true },
 	{ "INT n", guest_int_n, CET_BOTH_EN, .gives_up = true },
 	{ "IRET", guest_iret, CET_SHSTK_EN, .gives_up = true },

@@ -46,6 +46,7 @@ static void set_cet_state(struct kvm_vcpu *vcpu)
 	vcpu_set_reg(vcpu, SSP_ID, 0x1000);
 
 	vcpu_sregs_get(vcpu, &sregs);
+	sregs.cr0 |= X86_CR0_WP;
 	sregs.cr4 |= X86_CR4_CET;
 	TEST_ASSERT(!_vcpu_sregs_set(vcpu, &sregs),
 		    "KVM_SET_SREGS refused CR4.CET");
@@ -59,6 +60,18 @@ static void pend_init(struct kvm_vcpu *vcpu)
 	events.flags = KVM_VCPUEVENT_VALID_SMM;
 	events.smi.latched_init = true;
 	vcpu_events_set(vcpu, &events);
+}
+
+/* What set_cet_state() sets */
+static void expect_kept(struct kvm_vcpu *vcpu)
+{
+	uint64_t ssp;
+	int i;
+
+	for (i = 0; i < CET_NR_MSRS; i++)
+		cet_expect_msr(vcpu, cet_msrs[i], 0x4000 * (i + 1));
+	vcpu_get_reg(vcpu, SSP_ID, &ssp);
+	TEST_ASSERT_EQ(ssp, 0x1000);
 }
 
 static void expect_cleared(struct kvm_vcpu *vcpu, uint64_t xss)
@@ -101,7 +114,7 @@ TEST_F(init, init_before_first_run)
 /* What the VMM has in XMM15, before and after an ioctl. */
 #define XMM_VALUE		0x0123456789abcdefull
 
-static void ioctl_keeps_xmm(int fd, unsigned long cmd, void *arg)
+static void ioctl_keeps_xmm(int fd, unsigned long cmd, void *arg, long want)
 {
 	uint64_t xmm;
 	long r;
@@ -113,7 +126,8 @@ static void ioctl_keeps_xmm(int fd, unsigned long cmd, void *arg)
 		     : "0"((long)__NR_ioctl), "D"((long)fd), "S"(cmd), "d"(arg),
 		       [val]"r"(XMM_VALUE)
 		     : "rcx", "r11", "xmm15", "memory");
-	TEST_ASSERT(!r, "ioctl 0x%lx returned %ld", cmd, r);
+	TEST_ASSERT(r == want, "ioctl 0x%lx returned %ld, not %ld", cmd, r,
+		    want);
 	TEST_ASSERT_EQ(xmm, XMM_VALUE);
 }
 
@@ -142,8 +156,8 @@ TEST_F(init, init_by_ioapic_before_first_run)
 	chip.chip.ioapic.redirtbl[pin].fields.dest_id = self->ap->id;
 	chip.chip.ioapic.irr = BIT(pin);
 
-	ioctl_keeps_xmm(self->ap->vm->fd, KVM_SET_IRQCHIP, &chip);
-	ioctl_keeps_xmm(self->ap->fd, KVM_GET_MP_STATE, &mp_state);
+	ioctl_keeps_xmm(self->ap->vm->fd, KVM_SET_IRQCHIP, &chip, 0);
+	ioctl_keeps_xmm(self->ap->fd, KVM_GET_MP_STATE, &mp_state, 0);
 	TEST_ASSERT_EQ(mp_state.mp_state, KVM_MP_STATE_INIT_RECEIVED);
 	expect_cleared(self->ap, XFEATURE_MASK_CET);
 }
@@ -160,7 +174,7 @@ TEST_F(init, init_keeps_other_vcpu)
 
 	set_cet_state(self->ap);
 	pend_init(self->ap);
-	ioctl_keeps_xmm(self->ap->fd, KVM_GET_MP_STATE, &mp_state);
+	ioctl_keeps_xmm(self->ap->fd, KVM_GET_MP_STATE, &mp_state, 0);
 	expect_cleared(self->ap, XFEATURE_MASK_CET);
 
 	cet_call(self->vcpu, guest_nop, 0, 0);
@@ -178,6 +192,51 @@ TEST_F(init, init_between_runs)
 	vcpu_mp_state_get(self->ap, &mp_state);
 	TEST_ASSERT_EQ(mp_state.mp_state, KVM_MP_STATE_INIT_RECEIVED);
 	expect_cleared(self->ap, XFEATURE_MASK_CET);
+}
+
+static void run_and_exit_at_once(struct kvm_vcpu *vcpu)
+{
+	vcpu->run->immediate_exit = true;
+	ioctl_keeps_xmm(vcpu->fd, KVM_RUN, NULL, -EINTR);
+	vcpu->run->immediate_exit = false;
+}
+
+/* An INIT that KVM_RUN had no time for is still to come, and comes once. */
+static void init_after_immediate_exit(struct kvm_vcpu *vcpu)
+{
+	struct kvm_mp_state mp_state;
+
+	set_cet_state(vcpu);
+	pend_init(vcpu);
+	run_and_exit_at_once(vcpu);
+	expect_kept(vcpu);
+	ioctl_keeps_xmm(vcpu->fd, KVM_GET_MP_STATE, &mp_state, 0);
+	expect_cleared(vcpu, XFEATURE_MASK_CET);
+
+	set_cet_state(vcpu);
+	run_and_exit_at_once(vcpu);
+	ioctl_keeps_xmm(vcpu->fd, KVM_GET_MP_STATE, &mp_state, 0);
+	expect_kept(vcpu);
+}
+
+TEST_F(init, immediate_exit)
+{
+	init_after_immediate_exit(self->ap);
+	init_after_immediate_exit(self->vcpu);
+}
+
+/* The processor that waits for SIPI takes INIT in KVM_RUN, and waits on. */
+TEST_F(init, init_while_blocked)
+{
+	struct kvm_mp_state mp_state = { KVM_MP_STATE_UNINITIALIZED };
+
+	vcpu_mp_state_set(self->ap, &mp_state);
+	set_cet_state(self->ap);
+	pend_init(self->ap);
+	ioctl_keeps_xmm(self->ap->fd, KVM_RUN, NULL, -EAGAIN);
+	expect_cleared(self->ap, XFEATURE_MASK_CET);
+	vcpu_mp_state_get(self->ap, &mp_state);
+	TEST_ASSERT_EQ(mp_state.mp_state, KVM_MP_STATE_INIT_RECEIVED);
 }
 
 /* The page in whose last 16 bytes a processor starts. */
@@ -254,9 +313,18 @@ TEST_F(init, init_in_l2)
 	cet_expect_msr(vcpu, MSR_IA32_PL3_SSP, 0x1000);
 
 	pend_init(vcpu);
+	run_and_exit_at_once(vcpu);
+	cet_expect_msr(vcpu, MSR_IA32_PL3_SSP, 0x1000);
 	vcpu_mp_state_get(vcpu, &mp_state);
 	TEST_ASSERT_EQ(mp_state.mp_state, KVM_MP_STATE_RUNNABLE);
 	cet_expect_msr(vcpu, MSR_IA32_PL3_SSP, exit_load.value);
+
+	/* That was all. */
+	cet_set_msr(vcpu, MSR_IA32_PL3_SSP, 0x2000);
+	run_and_exit_at_once(vcpu);
+	vcpu_mp_state_get(vcpu, &mp_state);
+	cet_expect_msr(vcpu, MSR_IA32_PL3_SSP, 0x2000);
+	cet_set_msr(vcpu, MSR_IA32_PL3_SSP, exit_load.value);
 
 	vcpu_run(vcpu);
 	cet_finish(vcpu);

@@ -213,11 +213,20 @@ KVM_ONE_VCPU_TEST(one_reg, feature_msrs_immutable_after_run, NULL)
 
 KVM_ONE_VCPU_TEST(one_reg, unknown_ids_refused, NULL)
 {
-	uint64_t ssp;
+	uint64_t ssp, size;
 	int bit;
 
 	vcpu_init_cet(vcpu, true, true);
 	get_ssp(vcpu, &ssp);
+
+	/* Of all sizes, from U8, which is 0, it takes U64 only. */
+	for (size = 0; size <= KVM_REG_SIZE_MASK; size += KVM_REG_SIZE_U16) {
+		if (size == KVM_REG_SIZE_U64)
+			continue;
+		refuse(vcpu, (SSP_ID & ~KVM_REG_SIZE_MASK) | size);
+		refuse(vcpu, (KVM_X86_REG_MSR(MSR_IA32_S_CET) &
+			      ~KVM_REG_SIZE_MASK) | size);
+	}
 
 	/* Architecture, size, reserved bits and type: each bit of them counts. */
 	for (bit = 33; bit < 64; bit++)

@@ -5,6 +5,8 @@
  * breaks the way that cet-migration.rst tells.
  */
 #include <errno.h>
+#include <sys/wait.h>
+#include <unistd.h>
 #include <linux/stringify.h>
 
 #include "kvm_test_harness.h"
@@ -250,11 +252,9 @@ struct other_state {
 	struct kvm_debugregs debugregs;
 };
 
-/* Save the guest to @state and @other, and make a VM anew. */
-static struct kvm_vcpu *save_guest(struct kvm_vcpu *vcpu,
-				   struct other_state *other)
+/* Save the guest to @state and @other. */
+static void save_state(struct kvm_vcpu *vcpu, struct other_state *other)
 {
-	struct kvm_vm *vm = vcpu->vm;
 	int r;
 
 	memset(&state, 0, sizeof(state));
@@ -263,7 +263,15 @@ static struct kvm_vcpu *save_guest(struct kvm_vcpu *vcpu,
 	vcpu_regs_get(vcpu, &other->regs);
 	vcpu_events_get(vcpu, &other->events);
 	vcpu_debugregs_get(vcpu, &other->debugregs);
+}
 
+/* The same, and make a new VM of its memory. */
+static struct kvm_vcpu *save_guest(struct kvm_vcpu *vcpu,
+				   struct other_state *other)
+{
+	struct kvm_vm *vm = vcpu->vm;
+
+	save_state(vcpu, other);
 	kvm_vm_release(vm);
 	kvm_vm_restart(vm);
 	return __vm_vcpu_add(vm, 0);
@@ -336,10 +344,16 @@ static void expect(const char *how, uint32_t got, uint32_t want)
 	expect("Without " #lose, move_guest(target, lose), RUNS_ON);	\
 } while (0)
 
+/* As if the VMM's list did not have it */
+static void lose_msr(struct kvm_msr_entry *entry)
+{
+	*entry = state.msrs.entries[--state.msrs.header.nmsrs];
+}
+
 #define MSR_LOST(name, msr)						\
 static void name(void)							\
 {									\
-	find_msr(msr)->data = 0;					\
+	lose_msr(find_msr(msr));					\
 }
 
 MSR_LOST(xss, MSR_IA32_XSS)
@@ -462,6 +476,67 @@ TEST(without_pl3_ssp)
 TEST(without_int_ssp_tab)
 {
 	EXPECT_LOSS(guest_int_ist, int_ssp_tab, FAULT(PF_VECTOR, 0));
+}
+
+/*
+ * Run a copy of the guest that lacks what @lose takes, in a process of its own,
+ * so that others have the same memory.  Whatever the guest makes of it: KVM can
+ * enter it.
+ */
+static void run_without(struct kvm_vm *vm, struct other_state *other,
+			void (*lose[2])(void))
+{
+	struct kvm_vcpu *vcpu;
+	int status;
+	pid_t pid;
+
+	pid = fork();
+	TEST_ASSERT(pid >= 0, "fork() failed");
+	if (pid) {
+		TEST_ASSERT_EQ(waitpid(pid, &status, 0), pid);
+		TEST_ASSERT(!status, "wait status 0x%x", status);
+		return;
+	}
+
+	kvm_vm_restart(vm);
+	vcpu = __vm_vcpu_add(vm, 0);
+	lose[0]();
+	if (lose[1] != lose[0])
+		lose[1]();
+	TEST_ASSERT_EQ(cet_vmm_restore(vcpu->fd, &state), 0);
+	restore_other(vcpu, other);
+	vcpu_run(vcpu);
+	TEST_ASSERT(vcpu->run->exit_reason == KVM_EXIT_IO ||
+		    vcpu->run->exit_reason == KVM_EXIT_SHUTDOWN,
+		    "Exit reason %u", vcpu->run->exit_reason);
+	_exit(0);
+}
+
+TEST(any_two_left_out)
+{
+	static void (*const all[])(void) = {
+		xss, u_cet, s_cet, pl0_ssp, pl1_ssp, pl2_ssp, pl3_ssp,
+		int_ssp_tab, tracker, cr4_cet, ssp,
+	};
+	static void (*const targets[])(void) = {
+		guest_return, guest_user, guest_int_ist,
+	};
+	struct other_state other;
+	struct kvm_vcpu *vcpu;
+	struct kvm_vm *vm;
+	int i, j, k;
+
+	for (k = 0; k < ARRAY_SIZE(targets); k++) {
+		vcpu = create_guest(targets[k]);
+		vm = vcpu->vm;
+		save_state(vcpu, &other);
+		kvm_vm_release(vm);
+		for (i = 0; i < ARRAY_SIZE(all); i++) {
+			for (j = i; j < ARRAY_SIZE(all); j++)
+				run_without(vm, &other,
+					    (void (*[])(void)){ all[j], all[i] });
+		}
+	}
 }
 
 /* Each step fails before it, and nothing is lost by trying. */
