@@ -242,6 +242,8 @@ TEST_F(hidden, nested)
 	if (has_cet)
 		return;
 
+	TEST_ASSERT_EQ(cet_rdmsr(self->vcpu, MSR_IA32_VMX_BASIC, &val), 0);
+	TEST_ASSERT(!(val & BIT_ULL(56)), "IA32_VMX_BASIC = 0x%lx", val);
 	TEST_ASSERT_EQ(cet_rdmsr(self->vcpu, MSR_IA32_VMX_TRUE_ENTRY_CTLS, &val), 0);
 	TEST_ASSERT(!(val >> 32 & VM_ENTRY_LOAD_CET_STATE),
 		    "IA32_VMX_TRUE_ENTRY_CTLS = 0x%lx", val);
