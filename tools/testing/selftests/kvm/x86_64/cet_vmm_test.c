@@ -479,12 +479,12 @@ TEST(without_int_ssp_tab)
 }
 
 /*
- * Run a copy of the guest that lacks what @lose takes, in a process of its own,
- * so that others have the same memory.  Whatever the guest makes of it: KVM can
- * enter it.
+ * Run a copy of the guest that lacks what @lose and @lose_too take, in a process
+ * of its own, so that others have the same memory.  Whatever the guest makes of
+ * it: KVM can enter it.
  */
 static void run_without(struct kvm_vm *vm, struct other_state *other,
-			void (*lose[2])(void))
+			void (*lose)(void), void (*lose_too)(void))
 {
 	struct kvm_vcpu *vcpu;
 	int status;
@@ -500,9 +500,9 @@ static void run_without(struct kvm_vm *vm, struct other_state *other,
 
 	kvm_vm_restart(vm);
 	vcpu = __vm_vcpu_add(vm, 0);
-	lose[0]();
-	if (lose[1] != lose[0])
-		lose[1]();
+	lose();
+	if (lose_too != lose)
+		lose_too();
 	TEST_ASSERT_EQ(cet_vmm_restore(vcpu->fd, &state), 0);
 	restore_other(vcpu, other);
 	vcpu_run(vcpu);
@@ -533,8 +533,7 @@ TEST(any_two_left_out)
 		kvm_vm_release(vm);
 		for (i = 0; i < ARRAY_SIZE(all); i++) {
 			for (j = i; j < ARRAY_SIZE(all); j++)
-				run_without(vm, &other,
-					    (void (*[])(void)){ all[j], all[i] });
+				run_without(vm, &other, all[j], all[i]);
 		}
 	}
 }
