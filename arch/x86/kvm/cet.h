@@ -36,7 +36,7 @@ static inline bool cet_ssp_access_allowed(struct kvm_vcpu *vcpu, u32 index)
 		return false;
 
 	return index != MSR_IA32_INT_SSP_TAB ||
-	       guest_cpuid_has(vcpu, X86_FEATURE_LM);
+	       guest_cpu_cap_has(vcpu, X86_FEATURE_LM);
 }
 
 /*

@@ -17,7 +17,10 @@
 #define ONE_REG_ID_TYPE		GENMASK_ULL(39, 32)
 #define ONE_REG_ID_INDEX	GENMASK_ULL(31, 0)
 
-/* SSP is the only register that is neither an MSR nor in another structure. */
+/*
+ * SSP is the only register that is neither an MSR nor in another structure.  A
+ * VMM whose CPUID claims shadow stacks that KVM has hidden may access it, too.
+ */
 static bool kvm_one_reg_exists(struct kvm_vcpu *vcpu, u64 id)
 {
 	if ((id & ~(ONE_REG_ID_TYPE | ONE_REG_ID_INDEX)) != ONE_REG_ID_FIXED)
@@ -27,11 +30,21 @@ static bool kvm_one_reg_exists(struct kvm_vcpu *vcpu, u64 id)
 		return true;
 
 	return id == KVM_X86_REG_KVM(KVM_REG_GUEST_SSP) &&
-	       guest_cpu_cap_has(vcpu, X86_FEATURE_SHSTK);
+	       (guest_cpu_cap_has(vcpu, X86_FEATURE_SHSTK) ||
+		vcpu->arch.shstk_hidden);
 }
 
 static int kvm_one_reg_ssp(struct kvm_vcpu *vcpu, u64 *val, bool write)
 {
+	/* As with MSRs that KVM has but the vCPU hasn't, 0 is all there is. */
+	if (!guest_cpu_cap_has(vcpu, X86_FEATURE_SHSTK)) {
+		if (write && *val)
+			return -EINVAL;
+
+		*val = 0;
+		return 0;
+	}
+
 	if (!write) {
 		*val = kvm_x86_call(get_ssp)(vcpu);
 		return 0;

@@ -19,6 +19,8 @@ FIXTURE_VARIANT(shape)
 	uint32_t xss;
 	/* The first of the sub-leaves of 0xD to leave out, and the last. */
 	int first_missing, last_missing;
+	/* They are there, but all zero. */
+	bool empty;
 	bool no_xsaves;
 	bool has_shstk;
 };
@@ -46,8 +48,17 @@ FIXTURE_VARIANT_ADD(shape, no_sub_leaf_11) {
 	.xss = XFEATURE_MASK_CET, .first_missing = 11, .last_missing = 11,
 };
 
+FIXTURE_VARIANT_ADD(shape, empty_sub_leaf_11) {
+	.xss = XFEATURE_MASK_CET, .first_missing = 11, .last_missing = 11,
+	.empty = true,
+};
+
 FIXTURE_VARIANT_ADD(shape, no_sub_leaf_12) {
 	.xss = XFEATURE_MASK_CET, .first_missing = 12, .last_missing = 12,
+};
+
+FIXTURE_VARIANT_ADD(shape, no_component_12) {
+	.xss = XFEATURE_MASK_CET_USER, .first_missing = 12, .last_missing = 12,
 	.has_shstk = true,
 };
 
@@ -98,6 +109,11 @@ static void set_shape(struct kvm_vcpu *vcpu, bool shstk, bool ibt,
 			i++;
 			continue;
 		}
+		if (variant->empty) {
+			entry->eax = entry->ebx = entry->ecx = entry->edx = 0;
+			i++;
+			continue;
+		}
 		*entry = cpuid->entries[--cpuid->nent];
 	}
 	vcpu_set_cpuid(vcpu);
@@ -113,11 +129,26 @@ static void guest_leaf_7(struct cet_call *call)
 		call->ret |= 1;
 }
 
+/*
+ * A VMM that believes in shadow stacks sets SSP: to 0, as nothing else has been
+ * there.  Without that belief, there is no such register.
+ */
+static void expect_ssp(struct kvm_vcpu *vcpu, bool shstk, bool wished)
+{
+	uint64_t ssp = 8;
+
+	TEST_ASSERT_EQ(!__vcpu_get_reg(vcpu, SSP_ID, &ssp), shstk || wished);
+	if (shstk || wished)
+		TEST_ASSERT_EQ(ssp, 0);
+	TEST_ASSERT_EQ(!__vcpu_set_reg(vcpu, SSP_ID, 8), shstk);
+	TEST_ASSERT_EQ(!__vcpu_set_reg(vcpu, SSP_ID, 0), shstk || wished);
+}
+
 static void expect_shstk(struct kvm_vcpu *vcpu, bool shstk, bool ibt)
 {
 	const bool cet = shstk || ibt;
 	struct kvm_sregs sregs;
-	uint64_t val, ssp;
+	uint64_t val;
 
 	val = cet_call(vcpu, guest_leaf_7, 0, 0)->ret;
 	TEST_ASSERT(!!(val & BIT(X86_FEATURE_SHSTK.bit)) == shstk,
@@ -132,7 +163,6 @@ static void expect_shstk(struct kvm_vcpu *vcpu, bool shstk, bool ibt)
 		       shstk ? 0 : GP_VECTOR);
 	TEST_ASSERT_EQ(cet_wrmsr(vcpu, MSR_IA32_S_CET, CET_SHSTK_EN),
 		       shstk ? 0 : GP_VECTOR);
-	TEST_ASSERT_EQ(!__vcpu_get_reg(vcpu, SSP_ID, &ssp), shstk);
 
 	cet_set_msr(vcpu, MSR_IA32_S_CET, 0);
 	vcpu_sregs_get(vcpu, &sregs);
@@ -145,6 +175,7 @@ static void expect_shape(struct kvm_vcpu *vcpu, bool ibt,
 			 const FIXTURE_VARIANT(shape) *variant)
 {
 	set_shape(vcpu, true, ibt, variant);
+	expect_ssp(vcpu, variant->has_shstk, true);
 	expect_shstk(vcpu, variant->has_shstk, ibt);
 
 	/* What the VMM has wished for once is accepted once more. */
@@ -178,6 +209,7 @@ TEST_F(shape, no_feature)
 	set_shape(self->vcpu, false, false, variant);
 	cet_refuse_msr(self->vcpu, MSR_IA32_XSS, XFEATURE_MASK_CET_USER);
 	cet_refuse_msr(self->vcpu, MSR_IA32_XSS, XFEATURE_MASK_CET_KERNEL);
+	expect_ssp(self->vcpu, false, false);
 	expect_shstk(self->vcpu, false, false);
 }
 
