@@ -375,6 +375,27 @@ static void __attribute__((naked)) guest_exit(void)
 	asm volatile("1: outb %al, $0x80; jmp 1b");
 }
 
+/* CPUID without CET is what it is on a kernel without CET. */
+static void set_cpuid(struct kvm_vcpu *vcpu)
+{
+	struct kvm_cpuid2 *cpuid = vcpu->cpuid;
+	int i;
+
+	vcpu_set_or_clear_cpuid_feature(vcpu, X86_FEATURE_SHSTK, cet);
+	vcpu_set_or_clear_cpuid_feature(vcpu, X86_FEATURE_IBT, cet);
+	if (cet)
+		return;
+
+	__vcpu_get_cpuid_entry(vcpu, XSAVE_LEAF, 1)->ecx &= ~XFEATURE_MASK_CET;
+	for (i = cpuid->nent - 1; i >= 0; i--) {
+		if (cpuid->entries[i].function == XSAVE_LEAF &&
+		    BIT_ULL(cpuid->entries[i].index) & XFEATURE_MASK_CET)
+			memmove(&cpuid->entries[i], &cpuid->entries[i + 1],
+				(--cpuid->nent - i) * sizeof(cpuid->entries[0]));
+	}
+	vcpu_set_cpuid(vcpu);
+}
+
 /*
  * CPUID can change until the vCPU runs: a new one for each pass.  There is work
  * for all vCPUs of a VM then, so that it always has the same number of them.
@@ -393,8 +414,7 @@ static void measure_cpuid(const char *what, bool measure_run)
 		if (i % NR_VCPUS == 0)
 			vm = vm_create_with_vcpus(NR_VCPUS, guest_exit, vcpus);
 		vcpu = vcpus[i % NR_VCPUS];
-		vcpu_set_or_clear_cpuid_feature(vcpu, X86_FEATURE_SHSTK, cet);
-		vcpu_set_or_clear_cpuid_feature(vcpu, X86_FEATURE_IBT, cet);
+		set_cpuid(vcpu);
 		if (measure_run) {
 			MEASURE(i, raw_ioctl(vcpu->fd, KVM_RUN, NULL));
 			TEST_ASSERT_KVM_EXIT_REASON(vcpu, KVM_EXIT_IO);
