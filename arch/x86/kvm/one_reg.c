@@ -19,7 +19,7 @@
 
 /*
  * SSP is the only register that is neither an MSR nor in another structure.  A
- * VMM whose CPUID claims shadow stacks that KVM has hidden may access it, too.
+ * VMM that believes in shadow stacks which KVM has hidden may access it, too.
  */
 static bool kvm_one_reg_exists(struct kvm_vcpu *vcpu, u64 id)
 {
@@ -31,7 +31,7 @@ static bool kvm_one_reg_exists(struct kvm_vcpu *vcpu, u64 id)
 
 	return id == KVM_X86_REG_KVM(KVM_REG_GUEST_SSP) &&
 	       (guest_cpu_cap_has(vcpu, X86_FEATURE_SHSTK) ||
-		vcpu->arch.shstk_hidden);
+		kvm_can_hide_shstk(vcpu));
 }
 
 static int kvm_one_reg_ssp(struct kvm_vcpu *vcpu, u64 *val, bool write)
