@@ -63,6 +63,8 @@ struct cet_nested {
 	bool load_host;
 	/* VMRESUME, with the VMCS as it is but for the controls. */
 	bool resume;
+	/* L1 knows nothing of CET, and writes none of its fields. */
+	bool without_cet;
 	/* To the fields, whether or not they are to be loaded. */
 	struct cet_vmcs_state guest;
 	struct cet_vmcs_state host;

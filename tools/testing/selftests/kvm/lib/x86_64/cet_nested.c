@@ -119,7 +119,7 @@ void guest_nested(struct cet_call *call)
 	if (!n->resume) {
 		GUEST_ASSERT(load_vmcs(cet_vmx));
 		guest_prepare_l2_vmcs(cet_vmx, n->l2);
-		if (!write_fields())
+		if (!n->without_cet && !write_fields())
 			return;
 	}
 
