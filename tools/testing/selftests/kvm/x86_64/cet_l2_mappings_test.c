@@ -94,6 +94,8 @@ struct mapping {
 	bool touched;
 	bool shadowed;	/* L1 has no EPT for L2 */
 	bool without_ad;
+	bool log_full;	/* L1's page-modification log */
+	bool huge;	/* for the VMM, too */
 	bool beyond_repair;
 	/*
 	 * What becomes of it: "ok" or "#UD" is where L2 gets to, "L1" an exit
@@ -142,6 +144,9 @@ static const struct mapping mappings[] = {
 	{ "rwx_sss", EPT_RWX | EPT_SSS, .only_all = true, .expect = ALL("ok") },
 	{ "rx_sss", EPT_RX | EPT_SSS, .only_all = true,
 	  .expect = ALL_BUT_READS("L1 ok") },
+	/* Nor mode-based execute control. */
+	{ "rx_user_x", EPT_RX | BIT_ULL(10), .only_all = true,
+	  .expect = ALL_BUT_READS("L1 ok") },
 	{ "rwx_uc", EPT_RWX & ~EPT_WB, .only_all = true, .expect = ALL("ok") },
 	{ "huge_rwx", EPT_RWX | EPT_HUGE, .only_all = true,
 	  .expect = ALL("ok") },
@@ -166,6 +171,24 @@ static const struct mapping mappings[] = {
 	  .expect = ALL("ok") },
 	{ "ept_root", EPT_RWX, .where = IN_EPT_ROOT, .only_all = true,
 	  .beyond_repair = true, .expect = READ_ONLY },
+	{ "log_full", EPT_RWX & ~EPT_AD, .only_all = true, .log_full = true,
+	  .expect = ALL_BUT_READS("L1 ok") },
+	{ "all_huge_rwx", EPT_RWX | EPT_HUGE, .only_all = true, .huge = true,
+	  .touched = true, .expect = ALL("ok") },
+	{ "all_huge_rx", EPT_RX | EPT_HUGE, .only_all = true, .huge = true,
+	  .expect = ALL_BUT_READS("L1 ok") },
+	{ "all_huge_dirty", EPT_RWX | EPT_HUGE, .action = TRACK_DIRTY,
+	  .only_all = true, .huge = true, .touched = true,
+	  .expect = ALL("ok") },
+	{ "all_huge_read_only", EPT_RWX | EPT_HUGE, .action = MAKE_READ_ONLY,
+	  .only_all = true, .huge = true, .touched = true,
+	  .expect = READ_ONLY },
+	{ "all_huge_deleted", EPT_RWX | EPT_HUGE, .action = DELETE,
+	  .only_all = true, .huge = true, .touched = true,
+	  .expect = NO_MEMORY },
+	{ "all_huge_protected", EPT_RWX | EPT_HUGE, .action = PROTECT,
+	  .only_all = true, .huge = true, .touched = true,
+	  .expect = ALL("EFAULT ok") },
 	{ "shadowed_rwx", .shadowed = true, .only_all = true,
 	  .expect = ALL("ok") },
 	{ "shadowed_read_only", .shadowed = true, .action = MAKE_READ_ONLY,
@@ -180,7 +203,7 @@ static const struct mapping mappings[] = {
 static uint64_t l2_touch_read, l2_touch_write;
 static uint64_t l2_token, l2_rsp;
 static uint64_t l2_vector, l2_done;
-static uint64_t l1_bitmap, l1_eptp_clear, l1_event;
+static uint64_t l1_bitmap, l1_eptp_clear, l1_event, l1_log;
 static uint64_t *l1_ept_entry;
 static uint64_t l1_ept_good;
 
@@ -199,6 +222,8 @@ static __attribute__((naked)) void name(void)			\
 	    "vmcall\n");					\
 }
 
+#define SAVEPREVSSP	"rstorssp (%rcx)\n saveprevssp\n"
+
 /* On a shadow stack in the page, or at a token there */
 L2(l2_call, "call 1f\n jmp 2f\n 1: ret\n 2:\n")
 L2(l2_ret, "lea 1f(%rip), %rdx\n push %rdx\n ret\n l2_return: 1:\n")
@@ -206,8 +231,7 @@ L2(l2_wrss, "wrssq %rax, " TOKEN_GVA "\n")
 L2(l2_setssbsy, "setssbsy\n")
 L2(l2_clrssbsy, "clrssbsy " TOKEN_GVA "\n")
 L2(l2_rstorssp, "rstorssp " TOKEN_GVA "\n")
-L2(l2_saveprevssp,
-	"mov l2_token(%rip), %rcx\n rstorssp (%rcx)\n saveprevssp\n")
+L2(l2_saveprevssp, "mov l2_token(%rip), %rcx\n" SAVEPREVSSP)
 L2(l2_int_ist, "int $0x41\n")
 /* On either stack */
 L2(l2_int, "int $0x40\n")
@@ -288,6 +312,13 @@ static void l1_first(void)
 	vmwrite(GUEST_RFLAGS, vmreadz(GUEST_RFLAGS) | RFLAGS_IF);
 	if (l1_eptp_clear)
 		vmwrite(EPT_POINTER, vmreadz(EPT_POINTER) & ~l1_eptp_clear);
+	if (l1_log) {
+		vmwrite(SECONDARY_VM_EXEC_CONTROL,
+			vmreadz(SECONDARY_VM_EXEC_CONTROL) |
+			SECONDARY_EXEC_ENABLE_PML);
+		vmwrite(PML_ADDRESS, l1_log);
+		vmwrite(GUEST_PML_INDEX, 0xffff);
+	}
 }
 
 /* ... after the VMCALL of L2(), ... */
@@ -311,6 +342,8 @@ static void l1_mend(void)
 	} all = { };
 	const uint64_t info = vmreadz(IDT_VECTORING_INFO_FIELD);
 
+	if (l1_log)
+		vmwrite(GUEST_PML_INDEX, 511);
 	WRITE_ONCE(*l1_ept_entry, l1_ept_good);
 	asm volatile("invept %0, %1" : : "m"(all), "r"(2ul) : "memory", "cc");
 
@@ -532,11 +565,14 @@ static void prepare(struct test *t)
 	struct kvm_vm *vm = vm_create_cet(&t->vcpu, true, true);
 	const vm_vaddr_t stack = vm_vaddr_alloc_page(vm) + STACK_OFFSET;
 	const vm_vaddr_t ist = vm_vaddr_alloc_page(vm) + STACK_OFFSET;
+	const vm_paddr_t log = addr_gva2gpa(vm, vm_vaddr_alloc_page(vm));
 	struct idt_entry *idt = addr_gva2hva(vm, vm->arch.idt);
 
 	t->vm = vm;
 	t->target = PAGE_GPA;
-	vm_userspace_mem_region_add(vm, VM_MEM_SRC_ANONYMOUS, PAGE_GPA, SLOT,
+	vm_userspace_mem_region_add(vm, t->m->huge ?
+				    VM_MEM_SRC_ANONYMOUS_THP :
+				    VM_MEM_SRC_ANONYMOUS, PAGE_GPA, SLOT,
 				    SLOT_PAGES, 0);
 	t->n = vcpu_init_cet_nested(t->vcpu);
 
@@ -547,6 +583,7 @@ static void prepare(struct test *t)
 	write_guest_global(vm, l1_bitmap, t->intercept ? ~0u : 0);
 	write_guest_global(vm, l1_eptp_clear, t->m->without_ad ? EPTP_AD : 0);
 	write_guest_global(vm, l1_event, t->i->event);
+	write_guest_global(vm, l1_log, t->m->log_full ? log : 0);
 
 	vm_set_raw_handler(vm, UD_VECTOR, handle_ud);
 	vm_set_raw_handler(vm, VECTOR, handle_vector);
@@ -691,6 +728,7 @@ static void run_l2(struct test *t, void (*prepare)(void))
 		break;
 	case EXIT_REASON_EPT_VIOLATION:
 	case EXIT_REASON_EPT_MISCONFIG:
+	case EXIT_REASON_PML_FULL:
 		note(t, "L1");
 		if (prepare != l1_mend) {
 			run_l2(t, l1_mend);
@@ -718,6 +756,8 @@ static void run_test(struct test *t)
 	sigaction(SIGALRM, &action, NULL);
 	prepare(t);
 	run_l2(t, l1_first);
+	if (t->m->huge && t->m->touched)
+		TEST_ASSERT(vm_get_stat(t->vm, "pages_2m"), "No huge page");
 	if (t->i->on == L1_STACK && t->m->action == CREATE) {
 		cet_prepare(t->vcpu, l1_read, L1_GVA, 0);
 		run(t, MAX_EXITS);
