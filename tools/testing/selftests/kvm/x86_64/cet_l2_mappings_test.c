@@ -6,6 +6,12 @@
  *
  * Without an option, the mappings and instructions are those that KVM handles
  * differently; with -a, all are tried, and L1 intercepts exceptions or does not.
+ *
+ * Not here, as it made no difference: L1 with an enlightened VMCS, which has no
+ * CET controls, on ordinary stacks (the log of modified pages aside, which it
+ * lacks); two vCPUs in L2 on shadow stacks of one memslot, which is deleted,
+ * read-only, logged or mprotect()ed now and then.  KVM takes no controls for
+ * mode-based execution from user space, and lets no L1 have them.
  */
 #include <errno.h>
 #include <signal.h>
