@@ -121,16 +121,22 @@ KVM_ONE_VCPU_TEST(page, restored_without_page, NULL)
 
 /*
  * A guest from a host that writes no ENDBR64 may be about to return from the
- * page, at its last byte: it stays.
+ * page, at its last byte: it stays, and can't be called indirectly.
  */
 KVM_ONE_VCPU_TEST(page, restored_with_plain_page, NULL)
 {
 	uint8_t *page = init(vcpu, true, true);
+	struct cet_call *call;
 
 	memcpy(page, plain, sizeof(plain));
 	host_restores(vcpu);
 	EXPECT_PAGE(page, plain);
 	expect_call(vcpu, 0);
+
+	cet_enable(vcpu);
+	call = cet_run(vcpu, guest_hypercall, CET_ENDBR_EN);
+	TEST_ASSERT_EQ(call->vector, CP_VECTOR);
+	TEST_ASSERT_EQ(call->error_code, CP_ENDBRANCH);
 }
 
 KVM_ONE_VCPU_TEST(page, restored_with_page, NULL)
