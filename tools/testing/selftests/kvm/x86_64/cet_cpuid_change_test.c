@@ -4,6 +4,7 @@
  * have from then on, and changes no state.  In L2, it decides nothing any more.
  */
 #include <errno.h>
+#include <signal.h>
 
 #include "kvm_test_harness.h"
 #include "cet_nested.h"
@@ -151,6 +152,63 @@ TEST_F(change, refused_in_l2)
 	entry->ecx |= BIT(X86_FEATURE_SHSTK.bit);
 	TEST_ASSERT(!__vcpu_set_cpuid(self->vcpu),
 		    "KVM_SET_CPUID2 refused the same CPUID in L2");
+	kvm_x86_state_cleanup(state);
+}
+
+static void interrupted(int sig)
+{
+}
+
+/* KVM_RUN does all of its work but for VM entry: it finds a signal. */
+static void run_interrupted(struct kvm_vcpu *vcpu)
+{
+	struct {
+		struct kvm_signal_mask header;
+		uint64_t set;
+	} mask = { .header.len = sizeof(mask.set) };
+	sigset_t set;
+
+	signal(SIGUSR1, interrupted);
+	sigemptyset(&set);
+	sigaddset(&set, SIGUSR1);
+	sigprocmask(SIG_BLOCK, &set, NULL);
+	vcpu_ioctl(vcpu, KVM_SET_SIGNAL_MASK, &mask);
+	raise(SIGUSR1);
+	TEST_ASSERT(__vcpu_run(vcpu) && errno == EINTR, "KVM_RUN: errno %d",
+		    errno);
+	TEST_ASSERT(!ioctl(vcpu->fd, KVM_SET_SIGNAL_MASK, NULL), "No mask");
+}
+
+/* A vCPU that has not run leaves L2 by INIT, and loses CET: so does L2. */
+TEST_F(change, intercepts_of_l2)
+{
+	struct kvm_vcpu_events events;
+	struct kvm_x86_state *state;
+	struct kvm_mp_state mp_state;
+	struct cet_nested *n;
+
+	self->vcpu = put_into_l2(self->vcpu, &state);
+	n = addr_gva2hva(self->vcpu->vm, (vm_vaddr_t)&cet_nested);
+	run_interrupted(self->vcpu);
+	vcpu_events_get(self->vcpu, &events);
+	events.flags |= KVM_VCPUEVENT_VALID_SMM;
+	events.smi.latched_init = 1;
+	vcpu_events_set(self->vcpu, &events);
+	vcpu_mp_state_get(self->vcpu, &mp_state);
+	TEST_ASSERT(!vcpu_is_in_l2(self->vcpu), "The vCPU is in L2");
+
+	vcpu_clear_cpuid_feature(self->vcpu, X86_FEATURE_SHSTK);
+	vcpu_clear_cpuid_feature(self->vcpu, X86_FEATURE_IBT);
+	vcpu_run(self->vcpu);
+	cet_finish_nested(self->vcpu);
+
+	/* L2 gets no further than to RDMSR. */
+	n->resume = true;
+	n->l2_s_cet = -1ull;
+	cet_prepare(self->vcpu, guest_nested, 0, 0);
+	_vcpu_run(self->vcpu);
+	TEST_ASSERT(n->l2_s_cet == -1ull,
+		    "L2 of a vCPU without CET has read S_CET = 0x%lx", n->l2_s_cet);
 	kvm_x86_state_cleanup(state);
 }
 

@@ -445,9 +445,73 @@ TEST_F(state, rsm_checks_host_state)
 	TEST_ASSERT_EQ(self->n->reason, EXIT_REASON_VMCALL);
 }
 
+/* An event that L1 has injected was delivered long before: it doesn't count. */
+TEST_F(state, rsm_ignores_injected_event)
+{
+	struct kvm_x86_state *state;
+
+	enter_smm(self->vcpu);
+	state = vcpu_save_state(self->vcpu);
+	/* With an interruption type that VM entry refuses */
+	*(uint32_t *)&state->nested.data.vmx[0].vmcs12[VMCS12_ENTRY_INTR_INFO] =
+		INTR_VALID | INTR_TYPE(1);
+	TEST_ASSERT_EQ(__vcpu_ioctl(self->vcpu, KVM_SET_NESTED_STATE,
+				    &state->nested), 0);
+	kvm_x86_state_cleanup(state);
+	expect_end(self->vcpu, self->n);
+}
+
+static void inject_cp(void)
+{
+	vmwrite(VM_ENTRY_INTR_INFO_FIELD, CP_INFO);
+	vmwrite(VM_ENTRY_EXCEPTION_ERROR_CODE, CP_ENDBRANCH);
+}
+
+TEST_F(state, injected_event_not_saved)
+{
+	struct kvm_x86_state *state;
+	uint32_t info;
+
+	vcpu_run(self->vcpu);
+	cet_finish_nested(self->vcpu);
+	self->n->prepare = inject_cp;
+	self->n->guest = (struct cet_vmcs_state) { };
+	vcpu_set_cet_state(self->vcpu, &self->n->guest);
+	cet_run_l2_to_out(self->vcpu);
+	state = vcpu_save_state(self->vcpu);
+	info = *(uint32_t *)&state->nested.data.vmx[0].vmcs12[VMCS12_ENTRY_INTR_INFO];
+	TEST_ASSERT(!(info & INTR_VALID), "The event is saved: 0x%x", info);
+	kvm_x86_state_cleanup(state);
+}
+
 static void leave_by_feature_control(struct kvm_vcpu *vcpu)
 {
 	vcpu_set_msr(vcpu, MSR_IA32_FEAT_CTL, 0);
+}
+
+/* User space ends VMX operation: RSM has no L2 to return to. */
+static void rsm_without_vmx(struct kvm_vcpu *vcpu,
+			    void (*leave)(struct kvm_vcpu *))
+{
+	struct kvm_nested_state nested = { .size = sizeof(nested) };
+
+	enter_smm(vcpu);
+	vcpu_run_complete_io(vcpu);
+	leave(vcpu);
+	vcpu_nested_state_get(vcpu, &nested);
+	TEST_ASSERT_EQ(nested.hdr.vmx.smm.flags, 0);
+	_vcpu_run(vcpu);
+	TEST_ASSERT(!vcpu_is_in_l2(vcpu), "The vCPU is in L2");
+}
+
+TEST_F(state, rsm_after_nested_state)
+{
+	rsm_without_vmx(self->vcpu, leave_by_nested_state);
+}
+
+TEST_F(state, rsm_after_feature_control)
+{
+	rsm_without_vmx(self->vcpu, leave_by_feature_control);
 }
 
 static void leave_by_smm(struct kvm_vcpu *vcpu)

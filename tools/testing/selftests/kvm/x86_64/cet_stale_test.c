@@ -3,6 +3,7 @@
  * What becomes of CET state and control registers when VM entries fail: nothing
  * may be decided by, or taken from, what an earlier event has left behind.
  */
+#include "apic.h"
 #include "kvm_test_harness.h"
 #include "cet_nested.h"
 
@@ -59,6 +60,74 @@ static void fail_entry_of_l1(struct kvm_vcpu *vcpu)
 	vcpu_sregs_set(vcpu, &sregs);
 	_vcpu_run(vcpu);
 	TEST_ASSERT_KVM_EXIT_REASON(vcpu, KVM_EXIT_FAIL_ENTRY);
+}
+
+static void out(void)
+{
+	asm volatile("out %%al, %0" : : "i"(CET_PORT));
+}
+
+static void run_to_out(struct kvm_vcpu *vcpu)
+{
+	struct kvm_regs regs;
+
+	vcpu_regs_get(vcpu, &regs);
+	regs.rip = (uint64_t)out;
+	regs.rflags = X86_EFLAGS_FIXED;
+	vcpu_regs_set(vcpu, &regs);
+	_vcpu_run(vcpu);
+}
+
+/*
+ * The same by a control of L1's, which is a VMfail: KVM sets a TPR threshold for
+ * a pending interrupt, and leaves it as it is when the APIC is disabled.
+ */
+static void vmfail_of_l1(struct kvm_vcpu *vcpu)
+{
+	struct kvm_nested_state nested = no_nested;
+	struct kvm_lapic_state lapic;
+	struct kvm_sregs sregs;
+
+	vcpu_nested_state_set(vcpu, &nested);
+	vcpu_set_cet_state(vcpu, &none);
+	vcpu_ioctl(vcpu, KVM_GET_LAPIC, &lapic);
+	*(uint32_t *)&lapic.regs[APIC_SPIV] = 0x1ff;
+	*(uint32_t *)&lapic.regs[APIC_TASKPRI] = 0xf0;
+	*(uint32_t *)&lapic.regs[APIC_IRR + 0x70] = BIT(1);
+	vcpu_ioctl(vcpu, KVM_SET_LAPIC, &lapic);
+	run_to_out(vcpu);
+	vcpu_sregs_get(vcpu, &sregs);
+	sregs.apic_base &= ~MSR_IA32_APICBASE_ENABLE;
+	sregs.cr8 = 0;
+	vcpu_sregs_set(vcpu, &sregs);
+	run_to_out(vcpu);
+	TEST_ASSERT_KVM_EXIT_REASON(vcpu, KVM_EXIT_FAIL_ENTRY);
+	TEST_ASSERT_EQ(vcpu->run->fail_entry.hardware_entry_failure_reason,
+		       INVALID_CONTROL_FIELD);
+}
+
+/* The forced exit isn't one by that VMfail: L1 has what vmcs12 says. */
+TEST_F(stale, vmfail)
+{
+	struct kvm_nested_state nested = no_nested;
+	struct kvm_x86_state *state;
+	struct kvm_regs regs, expected;
+
+	self->n->load_host = true;
+	cet_run_l2_to_out(self->vcpu);
+	state = vcpu_save_state(self->vcpu);
+	vcpu_nested_state_set(self->vcpu, &nested);
+	vcpu_regs_get(self->vcpu, &expected);
+	vcpu_expect_cet_state(self->vcpu, &host, "after forced exit");
+
+	vmfail_of_l1(self->vcpu);
+	vcpu_load_state(self->vcpu, state);
+	vcpu_nested_state_set(self->vcpu, &nested);
+	vcpu_regs_get(self->vcpu, &regs);
+	TEST_ASSERT_EQ(regs.rip, expected.rip);
+	TEST_ASSERT_EQ(regs.rflags, expected.rflags);
+	vcpu_expect_cet_state(self->vcpu, &host, "after VMfail and forced exit");
+	kvm_x86_state_cleanup(state);
 }
 
 /* L1 has what L2 had: user space has set that after KVM_SET_NESTED_STATE. */
@@ -266,6 +335,24 @@ TEST_F(stale, tpr_threshold_bits)
 	for (nr = 4; nr < 32; nr += 9)
 		expect_early_vmfail(self->vcpu, self->n, set_tpr_threshold, 0,
 				    BIT(nr));
+}
+
+/* L1's multiplier is legal, but not much is left of it in a slow VM. */
+TEST_F(stale, tsc_multiplier_small)
+{
+	long khz = __vcpu_ioctl(self->vcpu, KVM_GET_TSC_KHZ, NULL);
+
+	TEST_ASSERT(!__vcpu_ioctl(self->vcpu, KVM_SET_TSC_KHZ, (void *)(khz / 2)),
+		    "KVM_SET_TSC_KHZ failed, errno %d", errno);
+	vcpu_set_cet_state(self->vcpu, &none);
+	self->n->guest = none;
+	self->n->host = none;
+	self->n->l2 = l2_nop;
+	self->n->prepare = set_tsc_multiplier;
+	self->n->prepare_arg = 1;
+	cet_run_nested(self->vcpu);
+	TEST_ASSERT_EQ(self->n->error, 0);
+	TEST_ASSERT_EQ(self->n->reason, EXIT_REASON_VMCALL);
 }
 
 TEST_F(stale, tsc_multiplier_0)
