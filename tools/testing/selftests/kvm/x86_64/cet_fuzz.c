@@ -18,6 +18,7 @@
 
 #define MAX_GENERATIONS		5
 #define GENERATION_OPS		2000
+#define MAX_MOVES		100
 #define NR_RECORDS		64
 #define DISTURB_NS		2000000
 
@@ -26,6 +27,7 @@ static struct {
 	uint64_t seed, nr_ops;
 	uint64_t random;
 	bool ended;
+	int nr_moves;
 } fuzz_round;
 
 static struct record {
@@ -64,6 +66,10 @@ uint64_t fuzz_value(uint64_t now)
 		0, BIT_ULL(32), BIT_ULL(47) - 0x1000, BIT_ULL(47),
 		-BIT_ULL(47), -BIT_ULL(47) - 0x1000, BIT_ULL(56) - 0x1000,
 		BIT_ULL(56), -BIT_ULL(56), -BIT_ULL(56) - 0x1000, -0x1000ull,
+		/* The same for SSP, which has a bit more */
+		BIT_ULL(48) - 0x1000, BIT_ULL(48), -BIT_ULL(48),
+		-BIT_ULL(48) - 0x1000, BIT_ULL(57) - 0x1000, BIT_ULL(57),
+		-BIT_ULL(57), -BIT_ULL(57) - 0x1000,
 	};
 
 	switch (fuzz_below(8)) {
@@ -100,8 +106,6 @@ uint64_t fuzz_valid_ctl(const struct model *m)
 
 uint64_t fuzz_ctl(const struct model *m, uint64_t now)
 {
-	static const struct model both = { .shstk = true, .ibt = true };
-
 	switch (fuzz_below(8)) {
 	case 0:
 	case 1:
@@ -111,7 +115,7 @@ uint64_t fuzz_ctl(const struct model *m, uint64_t now)
 	case 3:
 		return fuzz_valid_ctl(m) | CET_SUPPRESS | CET_WAIT_ENDBR;
 	case 4:
-		return fuzz_valid_ctl(&both);
+		return fuzz_valid_ctl(&model_both);
 	default:
 		return fuzz_valid_ctl(m);
 	}
@@ -133,6 +137,9 @@ uint64_t fuzz_msr_value(const struct model *m, uint32_t msr)
 	case MSR_IA32_XSS:
 		return fuzz_below(4) ? fuzz_random() & XFEATURE_MASK_CET : fuzz_value(now);
 	case MSR_IA32_U_CET:
+		if (!fuzz_below(4))
+			return fuzz_valid_ctl(&model_both);
+		fallthrough;
 	case MSR_IA32_S_CET:
 		return fuzz_ctl(m, now);
 	default:
@@ -194,6 +201,13 @@ void fuzz_end_vcpus(void)
 	fuzz_round.ended = true;
 }
 
+int fuzz_new_vcpu_id(void)
+{
+	if (fuzz_round.nr_moves == MAX_MOVES)
+		return -1;
+	return NR_FUZZ_VCPUS * MAX_GENERATIONS + fuzz_round.nr_moves++;
+}
+
 /* What the kernel has to complain of */
 static void check_kmsg(void)
 {
@@ -227,7 +241,7 @@ static void do_generation(struct kvm_vm *vm, int first_id, uint64_t nr)
 	for (i = 0; i < NR_FUZZ_VCPUS; i++) {
 		v = &fuzz_round.vcpus[i];
 		v->vcpu = vm_vcpu_add(vm, first_id + i, NULL);
-		v->nested = !fuzz_below(4);
+		v->nested = fuzz_below(2);
 		fuzz_init_vcpu(v, i);
 		fuzz_set_cpuid(v);
 	}

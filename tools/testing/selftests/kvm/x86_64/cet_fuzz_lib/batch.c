@@ -5,21 +5,20 @@
  */
 #include "cet_fuzz.h"
 
-static void add_xrstors(struct fuzz_vcpu *v, struct guest_op *op)
+static void add_xrstors(struct guest_op *op)
 {
-	struct model *m = &v->model;
 	int i;
 
 	op->index = fuzz_random() & XFEATURE_MASK_CET;
 	op->val = fuzz_random() & op->index;
 	/*
 	 * What XRSTORS does with values that WRMSR refuses is up to the CPU, so
-	 * only such that the vCPU may have.
+	 * only such that some vCPU may have.
 	 */
-	op->data[0] = fuzz_valid_ctl(m);
+	op->data[0] = fuzz_valid_ctl(&model_both);
 	for (i = 1; i < CET_NR_XSAVE_MSRS; i++) {
-		op->data[i] = m->shstk ? fuzz_ssp(0) : 0;
-		if (!model_valid_ssp(op->data[i]))
+		op->data[i] = fuzz_ssp(0);
+		if (!model_valid_ssp_msr(op->data[i]))
 			op->data[i] = 0;
 	}
 }
@@ -218,7 +217,7 @@ void fuzz_prepare_ops(struct fuzz_vcpu *v, int nr)
 			op->index = fuzz_random() & XFEATURE_MASK_CET;
 			break;
 		case GUEST_XRSTORS:
-			add_xrstors(v, op);
+			add_xrstors(op);
 			break;
 		case GUEST_PAYLOAD:
 			add_payload(v, op);

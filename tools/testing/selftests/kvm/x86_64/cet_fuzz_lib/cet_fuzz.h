@@ -21,11 +21,16 @@
  * which are written down here once more, independently of KVM.
  */
 struct model {
-	/* CPUID */
+	/* CPUID, of CPUID_* bits, and what follows from it */
+	uint32_t cpuid;
 	bool shstk, ibt, lm, xsaves;
+	/* KVM takes shadow stacks away, if the VMM has them in CPUID. */
+	bool hides_shstk;
 	uint64_t xss_mask;
-	/* It can't change any more. */
-	bool has_run;
+	/* The VMX capability MSRs have the controls that load CET state. */
+	bool entry_ctl, exit_ctl;
+	/* Neither can change any more. */
+	bool has_run, in_l2;
 	/* In the order of cet_msrs[] */
 	uint64_t msrs[CET_NR_MSRS];
 	uint64_t xss, ssp, cr0, cr4;
@@ -34,9 +39,30 @@ struct model {
 /* Positions in cet_msrs[] */
 enum { U_CET, S_CET, PL0_SSP, PL1_SSP, PL2_SSP, PL3_SSP, INT_SSP_TAB };
 
+/* What the fuzzer varies of CPUID: features, bits of IA32_XSS, sub-leaves of 0xD */
+enum {
+	CPUID_SHSTK		= BIT(0),
+	CPUID_IBT		= BIT(1),
+	CPUID_LM		= BIT(2),
+	CPUID_XSAVES		= BIT(3),
+	CPUID_XSS_11		= BIT(4),
+	CPUID_XSS_12		= BIT(5),
+	CPUID_SUB_LEAF_1	= BIT(6),
+	CPUID_SUB_LEAF_11	= BIT(7),
+	CPUID_SUB_LEAF_12	= BIT(8),
+	CPUID_ALL		= BIT(9) - 1,
+};
+
+/* A vCPU with both features, as far as valid values are concerned */
+extern const struct model model_both;
+
 bool model_canonical(uint64_t val);
 bool model_has_cet(const struct model *m);
+/* Does user space see SSP? */
+bool model_has_ssp(const struct model *m);
 bool model_valid_ctl(const struct model *m, uint64_t val);
+/* For IA32_PLx_SSP, and for SSP itself, which has one more bit */
+bool model_valid_ssp_msr(uint64_t val);
 bool model_valid_ssp(uint64_t val);
 
 /*
@@ -50,8 +76,10 @@ bool model_get_msr(const struct model *m, uint32_t msr, bool host, uint64_t *val
 /* May the two registers be so together? */
 bool model_valid_crs(const struct model *m, uint64_t cr0, uint64_t cr4);
 
-/* Take away what the new CPUID does not allow for. */
-void model_cpuid_changed(struct model *m);
+/* May the VMM set this CPUID?  If so, the model has it. */
+bool model_set_cpuid(struct model *m, uint32_t cpuid);
+/* Lose what user space can't read, and thus not restore. */
+void model_move(struct model *m);
 /* INIT */
 void model_init(struct model *m);
 
@@ -107,6 +135,12 @@ struct vmcs_cet {
 	uint64_t s_cet, ssp, ssp_tbl;
 };
 
+/* An entry of the list of MSRs that VM exit loads */
+struct fuzz_msr_load {
+	uint32_t index, reserved;
+	uint64_t val;
+} __aligned(16);
+
 /* What L1 lets L2 start with, and gets back */
 struct nested_op {
 	/* What entry.S sees of S_CET in L2, the second time after the host's part */
@@ -118,10 +152,16 @@ struct nested_op {
 	struct vmcs_cet guest, host;
 	uint64_t guest_cr0, guest_cr4, host_cr0, host_cr4;
 	bool entry_loads, exit_loads;
+	struct fuzz_msr_load msr;
+	uint64_t msr_gpa, nr_msrs;
 
 	/* The outcome: an error of VMLAUNCH, or else an exit reason */
 	uint64_t error, reason;
 	struct vmcs_cet saved;
+	/* By VMREAD and VMWRITE; guest's in bits 2:0, host's in 5:3 */
+	uint64_t unreadable, unwritable;
+	/* User space has taken the vCPU out of L2. */
+	bool forced;
 };
 
 /*
@@ -162,6 +202,8 @@ struct fuzz_vcpu {
 	struct kvm_vcpu *vcpu;
 	/* It gets to be L1 every now and then. */
 	bool nested;
+	/* KVM knows the controls that load CET state. */
+	bool can_load;
 	struct mailbox *box;
 	struct model model;
 };
@@ -193,6 +235,8 @@ do {									\
 		fuzz_fail(fmt, ##args);					\
 } while (0)
 
+/* For one more vCPU of the VM, -1 if they have been enough */
+int fuzz_new_vcpu_id(void);
 /* A vCPU is dead; the next operation has to start with new ones. */
 void fuzz_end_vcpus(void);
 
@@ -218,6 +262,18 @@ void fuzz_check_refusal(struct fuzz_vcpu *v);
 /* Operations of the host: one of ioctls.c, one of runs.c */
 void fuzz_ioctl(struct fuzz_vcpu *v);
 void fuzz_run(struct fuzz_vcpu *v);
+/* One that L2 won't notice, or not mind */
+void fuzz_ioctl_in_l2(struct fuzz_vcpu *v);
+/*
+ * Is the state one that the guest can run with?  If user space can do something
+ * about it, that has been done.
+ */
+bool fuzz_can_run(struct fuzz_vcpu *v);
+/*
+ * SMI, up to the RSM of its handler, which the next KVM_RUN begins with and, if
+ * the caller likes, may end with.  Returns whether there was one.
+ */
+bool fuzz_smi(struct fuzz_vcpu *v, bool may_fail);
 /* Prepare a VM, and a new vCPU. */
 void fuzz_init_vm(struct kvm_vm *vm);
 void fuzz_init_vcpu(struct fuzz_vcpu *v, int i);
@@ -241,6 +297,9 @@ void fuzz_enter(struct fuzz_vcpu *v, uint16_t port);
 void fuzz_set_one_reg(struct fuzz_vcpu *v);
 void fuzz_set_cpuid(struct fuzz_vcpu *v);
 void fuzz_set_msr(struct fuzz_vcpu *v, uint32_t msr, uint64_t val);
+void fuzz_set_ssp(struct fuzz_vcpu *v, uint64_t ssp);
+/* Whether a VMX capability MSR has the control */
+bool fuzz_is_offered(struct fuzz_vcpu *v, uint32_t msr, uint64_t control);
 
 #endif /* !__ASSEMBLER__ */
 #endif /* SELFTEST_KVM_CET_FUZZ_H */

@@ -62,10 +62,11 @@ void fuzz_check(struct fuzz_vcpu *v)
 		    v->vcpu->id, vals[i], v->model.xss);
 
 	r = ssp_get(v, &ssp);
-	FUZZ_ASSERT(r == (v->model.shstk ? 0 : EINVAL),
+	FUZZ_ASSERT(r == (model_has_ssp(&v->model) ? 0 : EINVAL),
 		    "KVM_GET_ONE_REG of SSP: errno %d", r);
-	FUZZ_ASSERT(r || ssp == v->model.ssp, "vCPU %u has SSP = 0x%lx, not 0x%lx",
-		    v->vcpu->id, ssp, v->model.ssp);
+	val = v->model.shstk ? v->model.ssp : 0;
+	FUZZ_ASSERT(r || ssp == val, "vCPU %u has SSP = 0x%lx, not 0x%lx",
+		    v->vcpu->id, ssp, val);
 }
 
 void fuzz_check_crs(struct fuzz_vcpu *v, uint64_t cr0, uint64_t cr4)

@@ -86,13 +86,21 @@ static bool set_register(struct model *m, uint64_t id, uint64_t val)
 	case 0x20300002:
 		return model_set_msr(m, id, val, true);
 	case 0x20300003:
-		if ((uint32_t)id || !m->shstk || !model_valid_ssp(val))
+		if ((uint32_t)id || !model_has_ssp(m) || !model_valid_ssp(val))
 			return false;
+		if (!m->shstk)
+			return !val;
 		m->ssp = val;
 		return true;
 	default:
 		return false;
 	}
+}
+
+/* Whether KVM looks at what to write; which MSRs there are it knows later. */
+static bool is_register(const struct model *m, uint64_t id)
+{
+	return id >> 32 == 0x20300002 || (id == 0x2030000300000000 && model_has_ssp(m));
 }
 
 void fuzz_set_one_reg(struct fuzz_vcpu *v)
@@ -112,10 +120,9 @@ void fuzz_set_one_reg(struct fuzz_vcpu *v)
 		id ^= BIT_ULL(fuzz_below(32));
 	reg.id = id;
 	want = set_register(&next, id, val) ? 0 : EINVAL;
-	if ((id >> 32 == 0x20300002 || id >> 32 == 0x20300003) &&
-	    !fuzz_below(16)) {
+	if (!fuzz_below(16)) {
 		reg.addr = 8;
-		want = EFAULT;
+		want = is_register(&next, id) ? EFAULT : EINVAL;
 	}
 
 	fuzz_record(v, "KVM_SET_ONE_REG", id, reg.addr == 8 ? reg.addr : val);
@@ -126,6 +133,13 @@ void fuzz_set_one_reg(struct fuzz_vcpu *v)
 	r = __vcpu_ioctl(v->vcpu, KVM_SET_ONE_REG, &reg) ? errno : 0;
 	FUZZ_ASSERT(r == want, "KVM_SET_ONE_REG: errno %d, not %d", r, want);
 	check_result(v, "the register", !r, !want);
+}
+
+void fuzz_set_ssp(struct fuzz_vcpu *v, uint64_t ssp)
+{
+	fuzz_record(v, "KVM_SET_ONE_REG of SSP", ssp, 0);
+	vcpu_set_reg(v->vcpu, SSP_ID, ssp);
+	v->model.ssp = ssp;
 }
 
 static void op_get_one_reg(struct fuzz_vcpu *v)
@@ -305,58 +319,126 @@ static void op_set_xsave(struct fuzz_vcpu *v)
 	check_result(v, "the XSAVE image", !r, ok);
 }
 
+static bool is_left_out(const struct kvm_cpuid_entry2 *entry, uint32_t bits)
+{
+	if (entry->function != XSAVE_LEAF)
+		return false;
+	return (entry->index == 1 && !(bits & CPUID_SUB_LEAF_1)) ||
+	       (entry->index == 11 && !(bits & CPUID_SUB_LEAF_11)) ||
+	       (entry->index == 12 && !(bits & CPUID_SUB_LEAF_12));
+}
+
+static void fill_cpuid(struct kvm_cpuid2 *cpuid, uint32_t bits)
+{
+	const struct kvm_cpuid2 *from = kvm_get_supported_cpuid();
+	struct kvm_cpuid_entry2 *to = cpuid->entries;
+	int i;
+
+	for (i = 0; i < from->nent; i++) {
+		if (is_left_out(&from->entries[i], bits))
+			continue;
+		*to = from->entries[i];
+		if (to->function == 7 && !to->index) {
+			to->ecx &= ~(bits & CPUID_SHSTK ? 0 : BIT(7));
+			to->edx &= ~(bits & CPUID_IBT ? 0 : BIT(20));
+		} else if (to->function == 0x80000001) {
+			to->edx &= ~(bits & CPUID_LM ? 0 : BIT(29));
+		} else if (to->function == XSAVE_LEAF && to->index == 1) {
+			to->eax &= ~(bits & CPUID_XSAVES ? 0 : BIT(3));
+			to->ecx &= ~(bits & CPUID_XSS_11 ? 0 : BIT(11));
+			to->ecx &= ~(bits & CPUID_XSS_12 ? 0 : BIT(12));
+		}
+		to++;
+	}
+	cpuid->nent = to - cpuid->entries;
+}
+
+static uint32_t random_cpuid(const struct model *m)
+{
+	uint32_t bits = CPUID_ALL;
+
+	/* Which KVM may have taken away already */
+	if ((m->has_run || m->in_l2) && fuzz_below(2))
+		return m->cpuid | (fuzz_random() & CPUID_SHSTK);
+
+	if (!fuzz_below(4))
+		bits &= ~CPUID_SHSTK;
+	if (!fuzz_below(4))
+		bits &= ~CPUID_IBT;
+	if (!fuzz_below(8))
+		bits &= ~CPUID_LM;
+	if (!fuzz_below(3))
+		bits &= fuzz_random() | fuzz_random() | CPUID_SHSTK | CPUID_IBT |
+			CPUID_LM;
+	return bits;
+}
+
 void fuzz_set_cpuid(struct fuzz_vcpu *v)
 {
 	struct kvm_vcpu *vcpu = v->vcpu;
-	struct model next = v->model;
-	struct kvm_cpuid2 *old;
-	size_t size = sizeof(*old) + vcpu->cpuid->nent * sizeof(old->entries[0]);
-	struct kvm_cpuid_entry2 *xss;
-	bool same, ok;
+	uint32_t bits = random_cpuid(&v->model);
+	bool ok = model_set_cpuid(&v->model, bits);
 	int r;
 
-	old = malloc(size);
-	TEST_ASSERT(old, "Out of memory");
-	memcpy(old, vcpu->cpuid, size);
-
-	next.shstk = fuzz_below(4);
-	next.ibt = fuzz_below(4);
-	next.lm = fuzz_below(8);
-	next.xsaves = fuzz_below(8);
-	next.xss_mask = fuzz_below(4) ? XFEATURE_MASK_CET :
-					fuzz_random() & XFEATURE_MASK_CET;
-
-	vcpu_get_cpuid_entry(vcpu, 7)->ecx &= ~BIT(7);
-	vcpu_get_cpuid_entry(vcpu, 7)->ecx |= next.shstk << 7;
-	vcpu_get_cpuid_entry(vcpu, 7)->edx &= ~BIT(20);
-	vcpu_get_cpuid_entry(vcpu, 7)->edx |= next.ibt << 20;
-	vcpu_get_cpuid_entry(vcpu, 0x80000001)->edx &= ~BIT(29);
-	vcpu_get_cpuid_entry(vcpu, 0x80000001)->edx |= next.lm << 29;
-	xss = __vcpu_get_cpuid_entry(vcpu, XSAVE_LEAF, 1);
-	xss->eax &= ~BIT(3);
-	xss->eax |= next.xsaves << 3;
-	xss->ecx &= ~XFEATURE_MASK_CET;
-	xss->ecx |= next.xss_mask;
-	if (!next.xsaves)
-		next.xss_mask = 0;
-	same = !memcmp(old, vcpu->cpuid, size);
-	ok = !v->model.has_run || same;
-
-	fuzz_record(v, "KVM_SET_CPUID2: LM 8, XSAVES 4, IBT 2, SHSTK 1; XSS",
-		    next.lm << 3 | next.xsaves << 2 | next.ibt << 1 | next.shstk,
-		    next.xss_mask);
-	if (ok) {
-		model_cpuid_changed(&next);
-		v->model = next;
-		v->box->has_cet = model_has_cet(&next);
-	} else {
+	fuzz_record(v, "KVM_SET_CPUID2: SHSTK 1, IBT 2, LM 4, 0xD...; has", bits,
+		    v->model.cpuid);
+	if (!ok)
 		fuzz_before_refusal(v);
-	}
+	fill_cpuid(vcpu->cpuid, bits);
 	r = __vcpu_set_cpuid(vcpu);
-	if (r)
-		memcpy(vcpu->cpuid, old, size);
-	free(old);
+	if (r) {
+		vcpu->cpuid->nent = kvm_get_supported_cpuid()->nent;
+		vcpu_ioctl(vcpu, KVM_GET_CPUID2, vcpu->cpuid);
+	}
+	v->box->has_cet = model_has_cet(&v->model);
 	check_result(v, "the CPUID", !r, ok);
+	FUZZ_ASSERT(vcpu_cpuid_has(vcpu, X86_FEATURE_SHSTK) == v->model.shstk,
+		    "KVM_GET_CPUID2 %s shadow stacks", v->model.shstk ? "lacks" : "has");
+}
+
+bool fuzz_is_offered(struct fuzz_vcpu *v, uint32_t msr, uint64_t control)
+{
+	uint64_t val = 0;
+
+	FUZZ_ASSERT(cet_get_msr(v->vcpu, msr, &val), "KVM lacks MSR 0x%x", msr);
+	return val >> 32 & control;
+}
+
+/* It's user space that takes the controls away, whatever CPUID has. */
+static void op_set_vmx_ctl(struct fuzz_vcpu *v)
+{
+	bool is_entry = fuzz_below(2), on = fuzz_below(3), ok;
+	uint32_t msr = is_entry ? MSR_IA32_VMX_TRUE_ENTRY_CTLS :
+				  MSR_IA32_VMX_TRUE_EXIT_CTLS;
+	uint64_t bit = is_entry ? VM_ENTRY_LOAD_CET_STATE : VM_EXIT_LOAD_CET_STATE;
+	struct model *m = &v->model;
+	bool *has = is_entry ? &m->entry_ctl : &m->exit_ctl;
+	uint64_t val = 0;
+
+	if (!cet_get_msr(v->vcpu, msr, &val) || !v->can_load)
+		return;
+	FUZZ_ASSERT(fuzz_is_offered(v, msr, bit) == *has, "MSR 0x%x is 0x%lx", msr, val);
+	val = on ? val | bit << 32 : val & ~(bit << 32);
+	/* In VMX operation, KVM refuses even what is there. */
+	ok = !v->box->vmxon && (on == *has || !m->has_run);
+
+	fuzz_record(v, "KVM_SET_MSRS", msr, val);
+	if (ok)
+		*has = on;
+	else
+		fuzz_before_refusal(v);
+	check_result(v, "the feature MSR", _vcpu_set_msr(v->vcpu, msr, val) == 1, ok);
+	FUZZ_ASSERT(fuzz_is_offered(v, msr, bit) == *has, "MSR 0x%x has not kept 0x%lx",
+		    msr, val);
+}
+
+/* Can user space restore the state, as far as it can read that? */
+static bool can_restore(const struct model *m)
+{
+	/* A CPUID that has changed later takes away the right to have these. */
+	return m->lm && model_valid_crs(m, m->cr0, m->cr4) &&
+	       (!model_has_cet(m) || model_valid_ctl(m, m->msrs[S_CET])) &&
+	       !(m->xss & ~m->xss_mask);
 }
 
 /* What a vCPU has, it can be given. */
@@ -366,8 +448,7 @@ static void op_restore(struct fuzz_vcpu *v)
 	int i, first = fuzz_below(6);
 
 	fuzz_record(v, "all that was got is set, from", first, 0);
-	/* A CPUID that has changed later takes away the right to have these. */
-	if (!v->model.lm || !model_valid_crs(&v->model, v->model.cr0, v->model.cr4))
+	if (!can_restore(&v->model))
 		return;
 
 	fuzz_take_snapshot(v, &s);
@@ -401,6 +482,42 @@ static void op_restore(struct fuzz_vcpu *v)
 	fuzz_check(v);
 }
 
+/* A new vCPU, also in L2 if this one is; its CPUID can change outside. */
+static void op_move(struct fuzz_vcpu *v)
+{
+	static struct snapshot old, new;
+	struct kvm_x86_state *state;
+	struct kvm_vcpu *vcpu;
+	bool late = fuzz_below(2);
+	int id;
+
+	if (!can_restore(&v->model))
+		return;
+	id = fuzz_new_vcpu_id();
+	if (id < 0)
+		return;
+
+	fuzz_record(v, "all moves to vCPU", id, late);
+	state = vcpu_save_state(v->vcpu);
+	fuzz_take_snapshot(v, &old);
+	vcpu = vm_arch_vcpu_recreate(v->vcpu->vm, id);
+	vcpu_init_cpuid(vcpu, v->vcpu->cpuid);
+	v->vcpu = vcpu;
+	if (v->model.shstk && !late)
+		vcpu_set_reg(vcpu, SSP_ID, old.ssp);
+	vcpu_load_state(vcpu, state);
+	if (v->model.shstk && late)
+		vcpu_set_reg(vcpu, SSP_ID, old.ssp);
+	kvm_x86_state_cleanup(state);
+
+	model_move(&v->model);
+	fuzz_check(v);
+	fuzz_take_snapshot(v, &new);
+	fuzz_check_crs(v, new.sregs.cr0, new.sregs.cr4);
+	FUZZ_ASSERT(!memcmp(&old.regs, &new.regs, sizeof(new.regs)),
+		    "The new vCPU has other registers");
+}
+
 /*
  * What the CPU itself does with a value for INT_SSP_TAB, which guests can't
  * write directly; the host has no use for it.
@@ -432,6 +549,17 @@ void fuzz_ioctl(struct fuzz_vcpu *v)
 		op_set_msr_list, op_get_msr, fuzz_set_one_reg, fuzz_set_one_reg,
 		op_get_one_reg, op_set_sregs, op_set_sregs, op_set_events,
 		op_set_xsave, fuzz_set_cpuid, op_restore, op_native,
+		op_set_vmx_ctl, op_move,
+	};
+
+	fuzz_pick(ops)(v);
+}
+
+void fuzz_ioctl_in_l2(struct fuzz_vcpu *v)
+{
+	static void (*const ops[])(struct fuzz_vcpu *v) = {
+		op_set_msr, op_set_msr, op_set_msr_list, fuzz_set_one_reg,
+		fuzz_set_one_reg, fuzz_set_cpuid, op_set_vmx_ctl, op_move,
 	};
 
 	fuzz_pick(ops)(v);

@@ -10,18 +10,37 @@
 #define CTL_SUPPRESS		BIT_ULL(10)
 #define CTL_TRACKER		BIT_ULL(11)
 
+const struct model model_both = { .shstk = true, .ibt = true };
+
+/* Are bits 63:@first all the same? */
+static bool is_uniform(uint64_t val, int first)
+{
+	return !(val >> first) || !(~val >> first);
+}
+
+/* The width of a linear address */
+static int address_bits(void)
+{
+	static int bits;
+
+	if (!bits)
+		bits = this_cpu_has(X86_FEATURE_LA57) ? 57 : 48;
+	return bits;
+}
+
 bool model_canonical(uint64_t val)
 {
-	static int unused_bits;
-
-	if (!unused_bits)
-		unused_bits = this_cpu_has(X86_FEATURE_LA57) ? 64 - 57 : 64 - 48;
-	return (int64_t)(val << unused_bits) >> unused_bits == val;
+	return is_uniform(val, address_bits() - 1);
 }
 
 bool model_has_cet(const struct model *m)
 {
 	return m->shstk || m->ibt;
+}
+
+bool model_has_ssp(const struct model *m)
+{
+	return m->shstk || m->hides_shstk;
 }
 
 bool model_valid_ctl(const struct model *m, uint64_t val)
@@ -37,9 +56,14 @@ bool model_valid_ctl(const struct model *m, uint64_t val)
 	return model_canonical(val);
 }
 
-bool model_valid_ssp(uint64_t val)
+bool model_valid_ssp_msr(uint64_t val)
 {
 	return val % 4 == 0 && model_canonical(val);
+}
+
+bool model_valid_ssp(uint64_t val)
+{
+	return val % 4 == 0 && is_uniform(val, address_bits());
 }
 
 static int msr_position(uint32_t msr)
@@ -89,6 +113,10 @@ bool model_set_msr(struct model *m, uint32_t msr, uint64_t val, bool host)
 
 	switch (i) {
 	case U_CET:
+		/* The guest can have XRSTORS load what it can't write. */
+		if (!model_valid_ctl(host ? &model_both : m, val))
+			return false;
+		break;
 	case S_CET:
 		if (!model_valid_ctl(m, val))
 			return false;
@@ -98,7 +126,7 @@ bool model_set_msr(struct model *m, uint32_t msr, uint64_t val, bool host)
 			return false;
 		break;
 	default:
-		if (!model_valid_ssp(val))
+		if (!model_valid_ssp_msr(val))
 			return false;
 		break;
 	}
@@ -127,21 +155,50 @@ bool model_valid_crs(const struct model *m, uint64_t cr0, uint64_t cr4)
 	return model_has_cet(m) && (cr0 & X86_CR0_WP);
 }
 
-void model_cpuid_changed(struct model *m)
+bool model_set_cpuid(struct model *m, uint32_t cpuid)
+{
+	uint32_t needed = CPUID_XSAVES | CPUID_XSS_11 | CPUID_SUB_LEAF_11;
+	bool hides_shstk;
+
+	if (!(cpuid & CPUID_SUB_LEAF_1))
+		cpuid &= ~(CPUID_XSAVES | CPUID_XSS_11 | CPUID_XSS_12);
+	/* No CPU has shadow stacks that can't be switched. */
+	if (cpuid & CPUID_XSS_12)
+		needed |= CPUID_SUB_LEAF_12;
+	hides_shstk = (cpuid & needed) != needed;
+	if (hides_shstk)
+		cpuid &= ~CPUID_SHSTK;
+
+	if ((m->has_run || m->in_l2) && cpuid != m->cpuid)
+		return false;
+
+	m->cpuid = cpuid;
+	m->hides_shstk = hides_shstk;
+	m->shstk = cpuid & CPUID_SHSTK;
+	m->ibt = cpuid & CPUID_IBT;
+	m->lm = cpuid & CPUID_LM;
+	m->xsaves = cpuid & CPUID_XSAVES;
+	m->xss_mask = 0;
+	if (m->xsaves && model_has_cet(m)) {
+		if (cpuid & CPUID_XSS_11)
+			m->xss_mask |= XFEATURE_MASK_CET_USER;
+		if (cpuid & CPUID_XSS_12)
+			m->xss_mask |= XFEATURE_MASK_CET_KERNEL;
+	}
+	return true;
+}
+
+void model_move(struct model *m)
 {
 	int i;
 
-	m->xss &= m->xss_mask;
 	for (i = 0; i < CET_NR_MSRS; i++) {
 		if (!has_msr(m, i))
 			m->msrs[i] = 0;
 	}
-	if (!model_valid_ctl(m, m->msrs[U_CET]))
-		m->msrs[U_CET] = 0;
-	if (!model_valid_ctl(m, m->msrs[S_CET]))
-		m->msrs[S_CET] = 0;
 	if (!m->shstk)
 		m->ssp = 0;
+	m->has_run = false;
 }
 
 void model_init(struct model *m)

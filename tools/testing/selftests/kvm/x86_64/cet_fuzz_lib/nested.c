@@ -14,11 +14,19 @@
 #define BAD_HOST_STATE		8
 #define BAD_GUEST_STATE		(BIT(31) | EXIT_REASON_INVALID_STATE)
 
-static void write_cet(uint64_t field, const struct vmcs_cet *cet)
+/* Both return a bit for each field that there isn't. */
+static uint64_t write_cet(uint64_t field, const struct vmcs_cet *cet)
 {
-	vmwrite(field, cet->s_cet);
-	vmwrite(field + 2, cet->ssp);
-	vmwrite(field + 4, cet->ssp_tbl);
+	return vmwrite(field, cet->s_cet) |
+	       vmwrite(field + 2, cet->ssp) << 1 |
+	       vmwrite(field + 4, cet->ssp_tbl) << 2;
+}
+
+static uint64_t read_cet(uint64_t field, struct vmcs_cet *cet)
+{
+	return vmread(field, &cet->s_cet) |
+	       vmread(field + 2, &cet->ssp) << 1 |
+	       vmread(field + 4, &cet->ssp_tbl) << 2;
 }
 
 static void set_control(uint64_t field, uint64_t bit, bool on)
@@ -34,6 +42,7 @@ void fuzz_nested(struct mailbox *box)
 	static uint64_t l2_stack[64];
 	struct nested_op *nested = &box->nested;
 	struct vmx_pages *vmx = box->vmx;
+	struct vmcs_cet host;
 	uint64_t flags;
 
 	if (!box->vmxon) {
@@ -43,14 +52,18 @@ void fuzz_nested(struct mailbox *box)
 
 	/* VMCLEAR lets VMLAUNCH have it again. */
 	GUEST_ASSERT(!vmclear(vmx->vmcs_gpa) && !vmptrld(vmx->vmcs_gpa));
-	write_cet(FIELD_GUEST_CET, &nested->guest);
-	write_cet(FIELD_HOST_CET, &nested->host);
+	nested->unwritable = write_cet(FIELD_GUEST_CET, &nested->guest) |
+			     write_cet(FIELD_HOST_CET, &nested->host) << 3;
+	nested->unreadable = read_cet(FIELD_GUEST_CET, &nested->saved) |
+			     read_cet(FIELD_HOST_CET, &host) << 3;
 	set_control(VM_ENTRY_CONTROLS, VM_ENTRY_LOAD_CET_STATE, nested->entry_loads);
 	set_control(VM_EXIT_CONTROLS, VM_EXIT_LOAD_CET_STATE, nested->exit_loads);
 	vmwrite(GUEST_CR0, nested->guest_cr0);
 	vmwrite(GUEST_CR4, nested->guest_cr4 | X86_CR4_VMXE);
 	vmwrite(HOST_CR0, nested->host_cr0);
 	vmwrite(HOST_CR4, nested->host_cr4 | X86_CR4_VMXE);
+	vmwrite(VM_EXIT_MSR_LOAD_ADDR, nested->msr_gpa);
+	vmwrite(VM_EXIT_MSR_LOAD_COUNT, nested->nr_msrs);
 	vmwrite(GUEST_RIP, (uint64_t)fuzz_l2);
 	vmwrite(GUEST_RSP, (uint64_t)&l2_stack[ARRAY_SIZE(l2_stack) - 1]);
 
@@ -61,18 +74,18 @@ void fuzz_nested(struct mailbox *box)
 		nested->error = vmreadz(VM_INSTRUCTION_ERROR);
 		return;
 	}
+	/*
+	 * Begin with a new VMCS: KVM may have lost some of what user space has
+	 * given, and there may be no VMX operation any more.
+	 */
+	if (nested->forced) {
+		if (box->vmxon)
+			asm volatile("vmxoff");
+		box->vmxon = false;
+		return;
+	}
 	nested->reason = vmreadz(VM_EXIT_REASON);
-	nested->saved.s_cet = vmreadz(FIELD_GUEST_CET);
-	nested->saved.ssp = vmreadz(FIELD_GUEST_CET + 2);
-	nested->saved.ssp_tbl = vmreadz(FIELD_GUEST_CET + 4);
-}
-
-static bool is_offered(struct fuzz_vcpu *v, uint32_t msr, uint64_t control)
-{
-	uint64_t val = 0;
-
-	FUZZ_ASSERT(cet_get_msr(v->vcpu, msr, &val), "KVM lacks MSR 0x%x", msr);
-	return val >> 32 & control;
+	read_cet(FIELD_GUEST_CET, &nested->saved);
 }
 
 static void randomize(const struct model *m, struct vmcs_cet *cet)
@@ -81,11 +94,11 @@ static void randomize(const struct model *m, struct vmcs_cet *cet)
 	cet->s_cet = fuzz_valid_ctl(m);
 	cet->ssp = m->shstk ? fuzz_ssp(0) & ~3ull : 0;
 	cet->ssp_tbl = m->shstk ? fuzz_value(0) : 0;
-	if (!model_valid_ssp(cet->ssp))
+	if (!model_canonical(cet->ssp))
 		cet->ssp = 0;
 	if (!model_canonical(cet->ssp_tbl))
 		cet->ssp_tbl = 0;
-	if (!m->shstk || fuzz_below(3))
+	if (fuzz_below(3))
 		return;
 
 	switch (fuzz_below(3)) {
@@ -94,10 +107,6 @@ static void randomize(const struct model *m, struct vmcs_cet *cet)
 		break;
 	case 1:
 		cet->ssp = fuzz_ssp(cet->ssp);
-		/* KVM leaves this to the CPU: canonical but for the highest bit. */
-		if (!model_canonical(cet->ssp) &&
-		    (int64_t)(cet->ssp << 15) >> 15 == cet->ssp)
-			cet->ssp = 1;
 		break;
 	case 2:
 		cet->ssp_tbl = fuzz_value(cet->ssp_tbl);
@@ -105,14 +114,29 @@ static void randomize(const struct model *m, struct vmcs_cet *cet)
 	}
 }
 
+/* What host and guest have in common, but for the range of SSP */
 static bool is_valid(const struct model *m, bool loads, const struct vmcs_cet *cet,
 		     uint64_t cr0, uint64_t cr4)
 {
 	if (!model_valid_crs(m, cr0, cr4))
 		return false;
-	return !loads || (model_valid_ctl(m, cet->s_cet) &&
-			  model_valid_ssp(cet->ssp) &&
-			  model_canonical(cet->ssp_tbl));
+	if (!loads)
+		return true;
+	if (!m->shstk && (cet->ssp || cet->ssp_tbl))
+		return false;
+	return model_valid_ctl(m, cet->s_cet) && model_canonical(cet->ssp_tbl);
+}
+
+static bool is_valid_host(const struct model *m, const struct nested_op *n)
+{
+	return is_valid(m, n->exit_loads, &n->host, n->host_cr0, n->host_cr4) &&
+	       (!n->exit_loads || model_valid_ssp_msr(n->host.ssp));
+}
+
+static bool is_valid_guest(const struct model *m, const struct nested_op *n)
+{
+	return is_valid(m, n->entry_loads, &n->guest, n->guest_cr0, n->guest_cr4) &&
+	       (!n->entry_loads || model_valid_ssp(n->guest.ssp));
 }
 
 static void load(struct model *m, bool loads, const struct vmcs_cet *cet,
@@ -120,11 +144,22 @@ static void load(struct model *m, bool loads, const struct vmcs_cet *cet,
 {
 	m->cr0 = cr0;
 	m->cr4 = cr4 | X86_CR4_VMXE;
-	if (!loads)
+	/* Without CET, these are 0, and out of reach. */
+	if (!loads || !model_has_cet(m))
 		return;
 	m->msrs[S_CET] = cet->s_cet;
 	m->ssp = cet->ssp;
 	m->msrs[INT_SSP_TAB] = cet->ssp_tbl;
+}
+
+static void load_guest(struct model *m, const struct nested_op *n)
+{
+	load(m, n->entry_loads, &n->guest, n->guest_cr0, n->guest_cr4);
+}
+
+static void load_host(struct model *m, const struct nested_op *n)
+{
+	load(m, n->exit_loads, &n->host, n->host_cr0, n->host_cr4);
 }
 
 /* What struct kvm_vmx_nested_state_data has for a vmcs12 */
@@ -140,17 +175,11 @@ static union {
 		    sizeof(struct kvm_vmx_nested_state_data)];
 } state;
 
-/*
- * Have user space change the VMCS of L2 below it.  Returns whether the vCPU is
- * still in L2: when KVM_SET_NESTED_STATE refuses a VMCS, it has left L2.
- */
-static bool set_nested_state(struct fuzz_vcpu *v, bool entry_loads)
+static struct vmcs12_cet *get_nested_state(struct fuzz_vcpu *v)
 {
 	struct vmcs12_cet *vmcs12 = (void *)state.header.data.vmx[0].vmcs12;
 	struct nested_op *n = &v->box->nested;
 	struct model *m = &v->model;
-	bool ok, pending = !fuzz_below(3);
-	int r;
 
 	kvm_static_assert(offsetof(struct vmcs12_cet, host) == 680);
 	memset(&state, 0, sizeof(state));
@@ -158,7 +187,7 @@ static bool set_nested_state(struct fuzz_vcpu *v, bool entry_loads)
 	vcpu_nested_state_get(v->vcpu, &state.header);
 	FUZZ_ASSERT(state.header.flags & KVM_STATE_NESTED_GUEST_MODE,
 		    "KVM_GET_NESTED_STATE has flags 0x%x in L2", state.header.flags);
-	FUZZ_ASSERT(!entry_loads || !memcmp(&vmcs12->guest, &(struct vmcs_cet) {
+	FUZZ_ASSERT(!model_has_cet(m) || !memcmp(&vmcs12->guest, &(struct vmcs_cet) {
 			m->msrs[S_CET], m->ssp, m->msrs[INT_SSP_TAB] },
 			sizeof(vmcs12->guest)),
 		    "KVM_GET_NESTED_STATE has L2's S_CET = 0x%lx, SSP = 0x%lx, table 0x%lx",
@@ -166,6 +195,29 @@ static bool set_nested_state(struct fuzz_vcpu *v, bool entry_loads)
 	FUZZ_ASSERT(!n->exit_loads || !memcmp(&vmcs12->host, &n->host, sizeof(n->host)),
 		    "KVM_GET_NESTED_STATE has L1's S_CET = 0x%lx, SSP = 0x%lx, table 0x%lx",
 		    vmcs12->host.s_cet, vmcs12->host.ssp, vmcs12->host.ssp_tbl);
+	return vmcs12;
+}
+
+/* User space has taken the vCPU out of L2: that's no VM exit. */
+static void leave_l2(struct fuzz_vcpu *v)
+{
+	v->box->nested.forced = true;
+	v->model.in_l2 = false;
+	load_host(&v->model, &v->box->nested);
+	fuzz_check(v);
+}
+
+/*
+ * Have user space change the VMCS of L2 below it, for which the vCPU leaves L2
+ * in any case.
+ */
+static void set_nested_state(struct fuzz_vcpu *v)
+{
+	struct vmcs12_cet *vmcs12 = get_nested_state(v);
+	struct nested_op *n = &v->box->nested, next;
+	struct model *m = &v->model;
+	bool ok, pending = !fuzz_below(3);
+	int r;
 
 	randomize(m, &vmcs12->guest);
 	randomize(m, &vmcs12->host);
@@ -175,34 +227,85 @@ static bool set_nested_state(struct fuzz_vcpu *v, bool entry_loads)
 	fuzz_record(v, "... with L2's S_CET, SSP", vmcs12->guest.s_cet, vmcs12->guest.ssp);
 	fuzz_record(v, "... with L1's S_CET, SSP", vmcs12->host.s_cet, vmcs12->host.ssp);
 	fuzz_record(v, "... with tables of L2, L1", vmcs12->guest.ssp_tbl, vmcs12->host.ssp_tbl);
-	ok = is_valid(m, n->exit_loads, &vmcs12->host, 0, 0) &&
-	     is_valid(m, entry_loads, &vmcs12->guest, 0, 0);
+	next = *n;
+	next.guest = vmcs12->guest;
+	next.guest_cr0 = m->cr0;
+	next.guest_cr4 = m->cr4;
+	next.host = vmcs12->host;
+	ok = is_valid_host(m, &next) && is_valid_guest(m, &next);
 	r = __vcpu_ioctl(v->vcpu, KVM_SET_NESTED_STATE, &state.header);
 	FUZZ_ASSERT(!r == ok, "KVM has %s the nested state", r ? "refused" : "accepted");
 	if (!ok) {
-		fuzz_end_vcpus();
-		return false;
+		leave_l2(v);
+		return;
 	}
 
-	/* An entry is pending, and loads L2's state; or else that stays. */
-	n->host = vmcs12->host;
-	if (pending)
-		load(m, entry_loads, &vmcs12->guest, m->cr0, m->cr4);
+	/* A pending entry loads L2's state; or else that is what L1 would have. */
+	load_host(m, n);
+	*n = next;
+	load(m, n->entry_loads && pending, &n->guest, n->guest_cr0, n->guest_cr4);
 	fuzz_check(v);
-	return true;
 }
 
-/* What the host does while the vCPU is in L2.  Returns whether it still is. */
-static bool do_l2(struct fuzz_vcpu *v)
+static void leave_by_nested_state(struct fuzz_vcpu *v)
 {
+	get_nested_state(v);
+	state.header.flags = 0;
+	if (fuzz_below(2)) {
+		state.header.hdr.vmx.vmxon_pa = -1ull;
+		state.header.hdr.vmx.vmcs12_pa = -1ull;
+		state.header.size = sizeof(state.header);
+		v->box->vmxon = false;
+	}
+	fuzz_record(v, "KVM_SET_NESTED_STATE: no L2, VMXON", v->box->vmxon, 0);
+	vcpu_nested_state_set(v->vcpu, &state.header);
+	leave_l2(v);
+}
+
+static void leave_by_smm(struct fuzz_vcpu *v)
+{
+	struct kvm_vcpu_events events;
+
+	fuzz_record(v, "KVM_SET_VCPU_EVENTS: SMM", 0, 0);
+	vcpu_events_get(v->vcpu, &events);
+	events.flags |= KVM_VCPUEVENT_VALID_SMM;
+	events.smi.smm = 1;
+	vcpu_events_set(v->vcpu, &events);
+	leave_l2(v);
+	events.smi.smm = 0;
+	vcpu_events_set(v->vcpu, &events);
+	v->box->vmxon = false;
+}
+
+/* What the host does while the vCPU is in L2, which that may end. */
+static void do_l2(struct fuzz_vcpu *v)
+{
+	struct model *m = &v->model;
 	int i;
 
+	m->in_l2 = true;
 	fuzz_check(v);
 	for (i = fuzz_below(4); i; i--)
-		fuzz_set_one_reg(v);
-	if (fuzz_below(2))
-		return true;
-	return set_nested_state(v, v->box->nested.entry_loads);
+		fuzz_ioctl_in_l2(v);
+	switch (fuzz_below(8)) {
+	case 0:
+	case 1:
+	case 2:
+		set_nested_state(v);
+		break;
+	case 3:
+		leave_by_nested_state(v);
+		break;
+	case 4:
+		leave_by_smm(v);
+		break;
+	}
+	for (i = fuzz_below(3); m->in_l2 && i; i--)
+		fuzz_ioctl_in_l2(v);
+	FUZZ_ASSERT(fuzz_can_run(v), "The model is wrong");
+	if (!fuzz_below(4))
+		fuzz_smi(v, false);
+	m->in_l2 = false;
 }
 
 static void check_s_cet(struct fuzz_vcpu *v, const char *who, uint64_t s_cet)
@@ -212,12 +315,32 @@ static void check_s_cet(struct fuzz_vcpu *v, const char *who, uint64_t s_cet)
 		    v->model.msrs[S_CET]);
 }
 
+/* VM exit, but for what is saved */
+static void load_l1(struct model *m, const struct nested_op *n)
+{
+	load_host(m, n);
+	if (n->nr_msrs)
+		model_set_msr(m, n->msr.index, n->msr.val, false);
+	model_endbr(m);
+}
+
+static void randomize_list(struct fuzz_vcpu *v, struct nested_op *n)
+{
+	struct model next = v->model;
+
+	n->msr.index = fuzz_pick(cet_msrs);
+	n->msr.val = fuzz_msr_value(&next, n->msr.index);
+	n->msr_gpa = addr_hva2gpa(v->vcpu->vm, &n->msr);
+	/* If it can't be loaded, that's the end. */
+	n->nr_msrs = model_set_msr(&next, n->msr.index, n->msr.val, false) &&
+		     fuzz_below(2);
+}
+
 void fuzz_run_nested(struct fuzz_vcpu *v)
 {
 	struct nested_op *n = &v->box->nested;
 	struct model *m = &v->model;
-	bool can_load_entry, can_load_exit;
-	uint64_t s_cet, error, reason = 0;
+	uint64_t s_cet, error, missing, reason = 0;
 
 	/* There's no 64-bit L2 without. */
 	if (!m->lm)
@@ -227,25 +350,25 @@ void fuzz_run_nested(struct fuzz_vcpu *v)
 	if (!v->box->vmxon && !model_has_cet(m))
 		m->cr4 &= ~X86_CR4_CET;
 
-	can_load_entry = is_offered(v, MSR_IA32_VMX_TRUE_ENTRY_CTLS,
-				    VM_ENTRY_LOAD_CET_STATE);
-	can_load_exit = is_offered(v, MSR_IA32_VMX_TRUE_EXIT_CTLS,
-				   VM_EXIT_LOAD_CET_STATE);
 	*n = (struct nested_op) {
 		.has_cet = model_has_cet(m),
 		.guest_cr0 = m->cr0 ^ (fuzz_random() & X86_CR0_WP),
 		.guest_cr4 = m->cr4 ^ (fuzz_random() & X86_CR4_CET),
 		.host_cr0 = m->cr0 ^ (fuzz_random() & X86_CR0_WP),
 		.host_cr4 = m->cr4 ^ (fuzz_random() & X86_CR4_CET),
-		.entry_loads = can_load_entry ? fuzz_below(4) : !fuzz_below(8),
-		.exit_loads = can_load_exit ? fuzz_below(4) : !fuzz_below(8),
+		.entry_loads = m->entry_ctl ? fuzz_below(4) : !fuzz_below(8),
+		.exit_loads = m->exit_ctl ? fuzz_below(4) : !fuzz_below(8),
 	};
 	if (fuzz_below(4)) {
 		n->guest_cr0 |= X86_CR0_WP;
 		n->host_cr0 |= X86_CR0_WP;
 	}
 	randomize(m, &n->guest);
+	/* The emulated CPU refuses to have this. */
+	if (!model_canonical(n->guest.ssp) && model_valid_ssp(n->guest.ssp))
+		n->guest.ssp |= 1;
 	randomize(m, &n->host);
+	randomize_list(v, n);
 	fuzz_record(v, "L1: VMLAUNCH, loading at entry, at exit", n->entry_loads,
 		    n->exit_loads);
 	fuzz_record(v, "... with L2's CR0, CR4", n->guest_cr0, n->guest_cr4);
@@ -253,17 +376,21 @@ void fuzz_run_nested(struct fuzz_vcpu *v)
 	fuzz_record(v, "... with L1's CR0, CR4", n->host_cr0, n->host_cr4);
 	fuzz_record(v, "... with L1's S_CET, SSP", n->host.s_cet, n->host.ssp);
 	fuzz_record(v, "... with tables of L2, L1", n->guest.ssp_tbl, n->host.ssp_tbl);
+	if (n->nr_msrs)
+		fuzz_record(v, "... with L1's MSR", n->msr.index, n->msr.val);
 	v->box->nr_ops = 1;
 	v->box->ops[0].kind = GUEST_VMLAUNCH;
 
 	/* L1 does all this with S_CET = 0. */
 	model_endbr(m);
 	s_cet = m->msrs[S_CET];
-	m->msrs[S_CET] = 0;
+	if (model_has_cet(m))
+		m->msrs[S_CET] = 0;
+	missing = (m->entry_ctl ? 0 : 7) | (m->exit_ctl ? 0 : 7 << 3);
 
-	if ((n->entry_loads && !can_load_entry) || (n->exit_loads && !can_load_exit))
+	if ((n->entry_loads && !m->entry_ctl) || (n->exit_loads && !m->exit_ctl))
 		error = BAD_CONTROLS;
-	else if (!is_valid(m, n->exit_loads, &n->host, n->host_cr0, n->host_cr4))
+	else if (!is_valid_host(m, n))
 		error = BAD_HOST_STATE;
 	else
 		error = 0;
@@ -271,35 +398,39 @@ void fuzz_run_nested(struct fuzz_vcpu *v)
 	if (error) {
 		m->cr4 |= X86_CR4_VMXE;
 		fuzz_enter(v, FUZZ_PORT);
-	} else if (!is_valid(m, n->entry_loads, &n->guest, n->guest_cr0, n->guest_cr4)) {
+	} else if (!is_valid_guest(m, n)) {
 		reason = BAD_GUEST_STATE;
-		load(m, n->exit_loads, &n->host, n->host_cr0, n->host_cr4);
-		model_endbr(m);
+		load_l1(m, n);
 		fuzz_enter(v, FUZZ_PORT);
 		check_s_cet(v, "L1, after a bad entry,", n->l1_s_cet);
 	} else {
-		reason = EXIT_REASON_VMCALL;
-		load(m, n->entry_loads, &n->guest, n->guest_cr0, n->guest_cr4);
+		load_guest(m, n);
 		model_endbr(m);
 		fuzz_enter(v, FUZZ_L2_PORT);
 		check_s_cet(v, "L2", n->l2_s_cet[0]);
-		if (!do_l2(v))
-			return;
+		do_l2(v);
 		model_endbr(m);
 		fuzz_enter(v, FUZZ_PORT);
-		check_s_cet(v, "L2, after ioctls,", n->l2_s_cet[1]);
-		FUZZ_ASSERT(!can_load_entry || !model_has_cet(m) ||
-			    (n->saved.s_cet == m->msrs[S_CET] &&
-			     n->saved.ssp == m->ssp &&
-			     n->saved.ssp_tbl == m->msrs[INT_SSP_TAB]),
-			    "L1 finds L2's S_CET = 0x%lx, SSP = 0x%lx, table 0x%lx, not 0x%lx, 0x%lx, 0x%lx",
-			    n->saved.s_cet, n->saved.ssp, n->saved.ssp_tbl,
-			    m->msrs[S_CET], m->ssp, m->msrs[INT_SSP_TAB]);
-		load(m, n->exit_loads, &n->host, n->host_cr0, n->host_cr4);
-		model_endbr(m);
-		check_s_cet(v, "L1, after L2,", n->l1_s_cet);
+		if (n->forced) {
+			check_s_cet(v, "L1, out of L2,", n->l1_s_cet);
+		} else {
+			reason = EXIT_REASON_VMCALL;
+			check_s_cet(v, "L2, after ioctls,", n->l2_s_cet[1]);
+			FUZZ_ASSERT(!m->entry_ctl || !model_has_cet(m) ||
+				    (n->saved.s_cet == m->msrs[S_CET] &&
+				     n->saved.ssp == m->ssp &&
+				     n->saved.ssp_tbl == m->msrs[INT_SSP_TAB]),
+				    "L1 finds L2's S_CET = 0x%lx, SSP = 0x%lx, table 0x%lx, not 0x%lx, 0x%lx, 0x%lx",
+				    n->saved.s_cet, n->saved.ssp, n->saved.ssp_tbl,
+				    m->msrs[S_CET], m->ssp, m->msrs[INT_SSP_TAB]);
+			load_l1(m, n);
+			check_s_cet(v, "L1, after L2,", n->l1_s_cet);
+		}
 	}
 
+	FUZZ_ASSERT(n->unwritable == missing && n->unreadable == missing,
+		    "L1's VMREAD lacks fields 0x%lx, VMWRITE 0x%lx, not 0x%lx",
+		    n->unreadable, n->unwritable, missing);
 	FUZZ_ASSERT(n->error == error && n->reason == reason,
 		    "VMLAUNCH: error %lu, exit reason 0x%lx, not %lu, 0x%lx", n->error,
 		    n->reason, error, reason);

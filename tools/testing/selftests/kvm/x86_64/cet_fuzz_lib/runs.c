@@ -56,10 +56,14 @@ void fuzz_init_vcpu(struct fuzz_vcpu *v, int i)
 	vcpu_sregs_get(v->vcpu, &sregs);
 
 	v->model = (struct model) {
-		.shstk = true, .ibt = true, .lm = true, .xsaves = true,
-		.xss_mask = XFEATURE_MASK_CET,
 		.cr0 = sregs.cr0, .cr4 = sregs.cr4,
+		.entry_ctl = fuzz_is_offered(v, MSR_IA32_VMX_TRUE_ENTRY_CTLS,
+					     VM_ENTRY_LOAD_CET_STATE),
+		.exit_ctl = fuzz_is_offered(v, MSR_IA32_VMX_TRUE_EXIT_CTLS,
+					    VM_EXIT_LOAD_CET_STATE),
 	};
+	v->can_load = v->model.entry_ctl && v->model.exit_ctl;
+	model_set_cpuid(&v->model, CPUID_ALL);
 	v->box->has_cet = true;
 	if (v->nested) {
 		vcpu_alloc_vmx(v->vcpu->vm, &vmx);
@@ -83,6 +87,10 @@ static void expect_out(struct fuzz_vcpu *v, uint16_t port)
 	if (run->exit_reason == KVM_EXIT_FAIL_ENTRY)
 		fuzz_fail("KVM_EXIT_FAIL_ENTRY, reason 0x%llx",
 			  run->fail_entry.hardware_entry_failure_reason);
+	if (run->exit_reason == KVM_EXIT_IO)
+		fuzz_fail("KVM_RUN ended with port 0x%x, not 0x%x; VMLAUNCH: %lu, 0x%lx",
+			  run->io.port, port, v->box->nested.error,
+			  v->box->nested.reason);
 	fuzz_fail("KVM_RUN ended with exit reason %u (%s)", run->exit_reason,
 		  exit_reason_str(run->exit_reason));
 }
@@ -99,6 +107,26 @@ void fuzz_enter(struct fuzz_vcpu *v, uint16_t port)
 {
 	enter(v);
 	expect_out(v, port);
+}
+
+bool fuzz_can_run(struct fuzz_vcpu *v)
+{
+	struct model *m = &v->model;
+
+	/* The emulated CPU refuses an SSP that is legal, but not canonical. */
+	if (!model_canonical(m->ssp)) {
+		if (!m->shstk)
+			return false;
+		fuzz_set_ssp(v, fuzz_token(v));
+	}
+
+	/* The guest writes back what it finds; or has no access to it. */
+	if (model_has_cet(m)) {
+		if (!model_valid_ctl(m, m->msrs[S_CET]))
+			fuzz_set_msr(v, MSR_IA32_S_CET, fuzz_valid_ctl(m));
+		return true;
+	}
+	return !model_armed(m, m->msrs[S_CET], CET_SHSTK_EN | CET_ENDBR_EN);
 }
 
 static void op_guest(struct fuzz_vcpu *v)
@@ -118,8 +146,7 @@ static bool prepare_exception(struct fuzz_vcpu *v)
 		return true;
 
 	if (m->shstk && fuzz_below(2)) {
-		vcpu_set_reg(v->vcpu, KVM_X86_REG_KVM(KVM_REG_GUEST_SSP), fuzz_token(v));
-		m->ssp = fuzz_token(v);
+		fuzz_set_ssp(v, fuzz_token(v));
 		s_cet = CET_SHSTK_EN | (m->ibt ? fuzz_random() & CET_ENDBR_EN : 0);
 		fuzz_set_msr(v, MSR_IA32_S_CET, s_cet);
 		return true;
@@ -162,8 +189,26 @@ static void op_exception(struct fuzz_vcpu *v)
 	fuzz_check_ops(v);
 }
 
-/* SSP goes to SMRAM, and comes from there; the MSRs are left alone. */
-static void op_smi(struct fuzz_vcpu *v)
+/*
+ * SMM is no 64-bit mode, where the emulated CPU refuses VM entries with more
+ * than 32 bits in S_CET or SSP.
+ */
+static bool prepare_smi(struct fuzz_vcpu *v)
+{
+	struct model *m = &v->model;
+
+	/* RSM couldn't load the control registers. */
+	if (!m->lm || !model_valid_crs(m, m->cr0, m->cr4))
+		return false;
+	if (m->shstk && m->ssp >> 32)
+		fuzz_set_ssp(v, fuzz_token(v));
+	if (model_has_cet(m) && m->msrs[S_CET] >> 32)
+		fuzz_set_msr(v, MSR_IA32_S_CET, (uint32_t)m->msrs[S_CET]);
+	return !(m->ssp >> 32) && !(m->msrs[S_CET] >> 32);
+}
+
+/* SSP goes to SMRAM, and comes from there; the handler sees all there is. */
+bool fuzz_smi(struct fuzz_vcpu *v, bool may_fail)
 {
 	uint64_t *slot = addr_gpa2hva(v->vcpu->vm, SMRAM_GPA + SMRAM_SSP);
 	struct model *m = &v->model;
@@ -172,12 +217,8 @@ static void op_smi(struct fuzz_vcpu *v)
 	struct model outside;
 	int i;
 
-	/*
-	 * SMM is no 64-bit mode, where the emulated CPU refuses VM entries with
-	 * more than 32 bits in S_CET.
-	 */
-	if (!m->lm || m->msrs[S_CET] >> 32)
-		return;
+	if (!prepare_smi(v))
+		return false;
 
 	fuzz_record(v, "SMI", 0, 0);
 	vcpu_events_get(v->vcpu, &events);
@@ -193,19 +234,33 @@ static void op_smi(struct fuzz_vcpu *v)
 	outside = *m;
 	m->cr0 = sregs.cr0;
 	m->cr4 = sregs.cr4;
-	m->ssp = 0;
 	fuzz_check(v);
 
 	for (i = fuzz_below(4); i; i--)
 		fuzz_set_msr(v, fuzz_pick(cet_msrs), (uint32_t)fuzz_value(0));
+	if (m->shstk && fuzz_below(2))
+		fuzz_set_ssp(v, (uint32_t)fuzz_random() & ~3u);
 	m->cr0 = outside.cr0;
 	m->cr4 = outside.cr4;
-	m->ssp = outside.ssp;
+	if (m->shstk)
+		m->ssp = outside.ssp;
 	if (m->shstk && fuzz_below(2)) {
 		*slot = fuzz_ssp(m->ssp);
+		/* The guest can't run with all that RSM can load. */
+		if (!model_canonical(*slot) || (!may_fail && *slot % 4))
+			*slot = may_fail ? 1 : 0;
 		fuzz_record(v, "SSP in SMRAM", *slot, 0);
 		m->ssp = *slot;
 	}
+	return true;
+}
+
+static void op_smi(struct fuzz_vcpu *v)
+{
+	struct model *m = &v->model;
+
+	if (!fuzz_smi(v, true))
+		return;
 
 	if (m->shstk && !model_valid_ssp(m->ssp)) {
 		enter(v);
@@ -256,7 +311,9 @@ void fuzz_run(struct fuzz_vcpu *v)
 		op_exception, op_exception, op_smi, op_init,
 	};
 
-	if (v->nested && !fuzz_below(3))
+	if (!fuzz_can_run(v))
+		return;
+	if (v->nested && fuzz_below(2))
 		fuzz_run_nested(v);
 	else
 		fuzz_pick(ops)(v);
