@@ -74,16 +74,9 @@ void fuzz_nested(struct mailbox *box)
 		nested->error = vmreadz(VM_INSTRUCTION_ERROR);
 		return;
 	}
-	/*
-	 * Begin with a new VMCS: KVM may have lost some of what user space has
-	 * given, and there may be no VMX operation any more.
-	 */
-	if (nested->forced) {
-		if (box->vmxon)
-			asm volatile("vmxoff");
-		box->vmxon = false;
+	/* There may be no VMX operation any more. */
+	if (nested->forced)
 		return;
-	}
 	nested->reason = vmreadz(VM_EXIT_REASON);
 	read_cet(FIELD_GUEST_CET, &nested->saved);
 }
