@@ -192,6 +192,27 @@ KVM_ONE_VCPU_TEST(smm, rsm_loads_ssp, NULL)
 	}
 }
 
+/*
+ * Where SSP points when the last entry of the uppermost shadow stack is popped.
+ * Not every emulated processor lets a guest go on with it.
+ */
+KVM_ONE_VCPU_TEST(smm, rsm_loads_ssp_behind_canonical, NULL)
+{
+	const uint64_t ssp = BIT_ULL(47);
+	uint64_t *slot;
+
+	init_smm(vcpu, true, true);
+	prepare_outs(vcpu);
+	vcpu_set_reg(vcpu, SSP_ID, SSP);
+	slot = enter_smm(vcpu, smi_handler);
+	TEST_ASSERT_EQ(*slot, SSP);
+	*slot = ssp;
+	_vcpu_run(vcpu);
+	TEST_ASSERT(vcpu->run->exit_reason != KVM_EXIT_SHUTDOWN,
+		    "Shutdown by RSM with SSP = 0x%lx", ssp);
+	TEST_ASSERT_EQ(get_ssp(vcpu), ssp);
+}
+
 /* Nothing of SSP is in SMRAM, nor comes from there. */
 static void expect_no_ssp(struct kvm_vcpu *vcpu)
 {
