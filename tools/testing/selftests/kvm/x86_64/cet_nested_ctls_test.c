@@ -310,6 +310,16 @@ TEST_F(ctls, exit_control)
 		       variant->exit ? 0 : INVALID_CONTROL_FIELD);
 }
 
+/* An L1 without CET can use what it has.  All that is loaded is 0. */
+TEST_F(ctls, launch_without_features)
+{
+	vcpu_init_cet(self->vcpu, false, false);
+	TEST_ASSERT_EQ(cet_call(self->vcpu, guest_launch,
+				variant->entry ? VM_ENTRY_LOAD_CET_STATE : 0,
+				variant->exit ? VM_EXIT_LOAD_CET_STATE : 0)->ret,
+		       0);
+}
+
 FIXTURE(ctl_msrs)
 {
 	struct kvm_vcpu *vcpu;

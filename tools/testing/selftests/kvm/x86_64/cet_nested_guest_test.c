@@ -98,21 +98,6 @@ static uint64_t or_field(struct kvm_vcpu *vcpu, uint64_t field, uint64_t bits)
 	return cet_call(vcpu, guest_or_field, field, bits)->ret;
 }
 
-/* An L1 without CET can use the controls.  All that they load is 0. */
-TEST_F(nested_guest, entry_control_without_features)
-{
-	vcpu_init_cet(self->vcpu, false, false);
-	TEST_ASSERT_EQ(or_field(self->vcpu, VM_ENTRY_CONTROLS,
-				VM_ENTRY_LOAD_CET_STATE), 0);
-}
-
-TEST_F(nested_guest, exit_control_without_features)
-{
-	vcpu_init_cet(self->vcpu, false, false);
-	TEST_ASSERT_EQ(or_field(self->vcpu, VM_EXIT_CONTROLS,
-				VM_EXIT_LOAD_CET_STATE), 0);
-}
-
 TEST_F(nested_guest, no_control_set)
 {
 	TEST_ASSERT_EQ(or_field(self->vcpu, VM_ENTRY_CONTROLS, 0), 0);
