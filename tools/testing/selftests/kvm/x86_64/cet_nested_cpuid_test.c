@@ -70,7 +70,7 @@ static void run_interrupted(struct kvm_vcpu *vcpu)
 	sigemptyset(&set);
 	sigaddset(&set, SIGUSR1);
 	sigprocmask(SIG_BLOCK, &set, NULL);
-	vcpu_ioctl(vcpu, KVM_SET_SIGNAL_MASK, &mask);
+	TEST_ASSERT(!ioctl(vcpu->fd, KVM_SET_SIGNAL_MASK, &mask), "No mask");
 	raise(SIGUSR1);
 	TEST_ASSERT(__vcpu_run(vcpu) && errno == EINTR, "KVM_RUN: errno %d",
 		    errno);
