@@ -81,7 +81,7 @@ FIXTURE_TEARDOWN(shape)
 }
 
 static void set_shape(struct kvm_vcpu *vcpu, bool shstk, bool ibt,
-		      const FIXTURE_VARIANT(shape) *variant)
+		      const struct _fixture_variant_shape *variant)
 {
 	struct kvm_cpuid_entry2 *entry;
 	struct kvm_cpuid2 *cpuid;
@@ -110,7 +110,10 @@ static void set_shape(struct kvm_vcpu *vcpu, bool shstk, bool ibt,
 			continue;
 		}
 		if (variant->empty) {
-			entry->eax = entry->ebx = entry->ecx = entry->edx = 0;
+			entry->eax = 0;
+			entry->ebx = 0;
+			entry->ecx = 0;
+			entry->edx = 0;
 			i++;
 			continue;
 		}
@@ -172,7 +175,7 @@ static void expect_shstk(struct kvm_vcpu *vcpu, bool shstk, bool ibt)
 }
 
 static void expect_shape(struct kvm_vcpu *vcpu, bool ibt,
-			 const FIXTURE_VARIANT(shape) *variant)
+			 const struct _fixture_variant_shape *variant)
 {
 	set_shape(vcpu, true, ibt, variant);
 	expect_ssp(vcpu, variant->has_shstk, true);

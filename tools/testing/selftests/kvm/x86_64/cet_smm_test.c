@@ -350,6 +350,7 @@ KVM_ONE_VCPU_TEST(smm, ssp_kept_without_lm, NULL)
 static struct vmx_msr_entry exit_load __aligned(16) = {
 	.index = MSR_IA32_U_CET, .value = L1_U_CET,
 };
+
 static struct vmx_pages *vmx;
 static struct cet_call *l2_call;
 static uint64_t exit_load_gpa;

@@ -11,9 +11,11 @@ static const struct cet_vmcs_state none;
 static const struct cet_vmcs_state l1 = {
 	CET_ENDBR_EN | 0x1000000, 0x1001000, 0x1002000,
 };
+
 static const struct cet_vmcs_state guest = {
 	CET_SHSTK_EN | CET_WAIT_ENDBR | 0x2000000, 0x2001004, 0x2002001,
 };
+
 static const struct cet_vmcs_state host = {
 	CET_ENDBR_EN | CET_SUPPRESS | 0x3000000, 0x3001000, 0x3002000,
 };
@@ -62,7 +64,7 @@ static void fail_entry_of_l1(struct kvm_vcpu *vcpu)
 	TEST_ASSERT_KVM_EXIT_REASON(vcpu, KVM_EXIT_FAIL_ENTRY);
 }
 
-static void out(void)
+static void guest_out(void)
 {
 	asm volatile("out %%al, %0" : : "i"(CET_PORT));
 }
@@ -72,7 +74,7 @@ static void run_to_out(struct kvm_vcpu *vcpu)
 	struct kvm_regs regs;
 
 	vcpu_regs_get(vcpu, &regs);
-	regs.rip = (uint64_t)out;
+	regs.rip = (uint64_t)guest_out;
 	regs.rflags = X86_EFLAGS_FIXED;
 	vcpu_regs_set(vcpu, &regs);
 	_vcpu_run(vcpu);

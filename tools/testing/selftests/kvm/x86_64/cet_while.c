@@ -26,8 +26,7 @@ static uint64_t nr_wrong;
 static bool end;
 
 /* Called by name */
-void guest_spin(void);
-void guest_spin(void)
+static __attribute__((used, noinline)) void guest_spin(void)
 {
 	uint64_t val;
 	int i;
