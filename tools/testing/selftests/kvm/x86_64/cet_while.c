@@ -26,7 +26,7 @@ static uint64_t nr_wrong;
 static bool end;
 
 /* Called by name */
-static __attribute__((used, noinline)) void guest_spin(void)
+void guest_spin(void)
 {
 	uint64_t val;
 	int i;
