@@ -34,8 +34,8 @@ u64 vmx_get_ssp(struct kvm_vcpu *vcpu);
 void vmx_set_ssp(struct kvm_vcpu *vcpu, u64 ssp);
 
 /*
- * Carry CET state from one VMCS of a vCPU to another one.  What the vCPU doesn't
- * have is in its reset state in all of them.
+ * Carry CET state from one VMCS of a vCPU to another one.  A vCPU without CET
+ * has none to carry: each VMCS keeps what it has.
  */
 static inline void vmcs_read_cet_state(struct kvm_vcpu *vcpu, u64 *s_cet,
 				       u64 *ssp, u64 *ssp_tbl)
