@@ -40,6 +40,9 @@ patch_overlays() {
 	awk -v OFS='\t' 'FNR == 1 { diff = 0 } /^diff --git / { diff = 1 } !diff && sub(/^Overlay: /, "") { print FILENAME, $0 }' "$@" </dev/null
 }
 
+# patch_notes PATCH: what else stands there, for readers of the mail; the commit has none of it
+patch_notes() { sed -n '1,/^---$/d;/^diff --git /q;/^Overlay: /d;/./p' "$1"; }
+
 # series_overlays TOP [NAME...]: the new files of these patches, or of all.
 series_overlays() {
 	local names=("${@:2}")
