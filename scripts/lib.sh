@@ -41,6 +41,27 @@ scratch() {
 	trap 'rm -rf "$tmp"' EXIT
 }
 
+# declared SCRIPT FIELD: the values of all lines "# FIELD: VALUE..." in its head
+declared() {
+	local line values=()
+	while IFS= read -r line && [[ $line == \#* ]]; do
+		[[ $line != "# $2: "* ]] || values+=("${line#*: }")
+	done <"$1"
+	say "${values[*]}"
+}
+
+# ktap LINE: whether this is the result of a test. Sets $verdict to ok, "not ok" or skip, $name, and
+# $remark to what follows " # ".
+# shellcheck disable=SC2034 # for the script that sources this
+ktap() {
+	[[ $1 =~ ^((not )?ok)\ [0-9]+\ ([^ ].*) ]] || return
+	verdict=${BASH_REMATCH[1]}
+	name=${BASH_REMATCH[3]%% # *}
+	remark=${BASH_REMATCH[3]#"$name"}
+	remark=${remark# # }
+	[[ $remark != SKIP* ]] || verdict=skip
+}
+
 # Tests report in KTAP: results_begin once all is prepared; result NAME COMMAND... for one test, whose output goes to stderr;
 # result_once FILE... -- NAME COMMAND... for one that has the same result while FILEs and the script are the same, and need not be run
 # again once it has passed; results_end ends the script.

@@ -5,6 +5,9 @@
 # shellcheck source=scripts/lib.sh
 . "${BASH_SOURCE[0]%/*}/lib.sh"
 series=6.12
+# The kernels of kernel-build; those after patched find most of it in the compiler's cache.
+# shellcheck disable=SC2034 # for the script that sources this
+kernel_names=(patched base no-nested debug rt)
 linux_git=$top/build/linux.git
 # The reader's own git configuration must not change a diff or a commit.
 unset GIT_DIR GIT_WORK_TREE GIT_INDEX_FILE
