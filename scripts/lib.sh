@@ -4,6 +4,9 @@
 
 top=$(cd "${BASH_SOURCE[0]%/*}/.." && pwd -P)
 me=${0##*/}
+# The series: patches/$series, and the kernels below build/$series
+# shellcheck disable=SC2034 # for the script that sources this
+series=${SERIES:-6.12}
 
 say() { printf '%s\n' "$*"; }
 warn() { printf '%s: %s\n' "$me" "$*" >&2; }
@@ -23,8 +26,11 @@ need_host() {
 		>"$log" 2>&1 || die "apt-get failed, see $log; again: apt-get install ${want[*]}"
 }
 
-# mhz KERNEL: what it wants for --mhz of the machine. With lockdep, 40 leave guests little between two ticks.
-mhz() { case $1 in debug | rt) say 400 ;; *) say 40 ;; esac; }
+# is_slow KERNEL: whether it has lockdep, with which an exit takes many times as many instructions
+is_slow() { grep -qsx CONFIG_PROVE_LOCKING=y "$top/tools/testing/bochs/$1.config"; }
+# mhz KERNEL: what it wants for --mhz of the machine. 40 leave guests of a slow one little between
+# two ticks.
+mhz() { if is_slow "$1"; then say 400; else say 40; fi; }
 
 # lock NAME: waits until no other script holds NAME, and holds it until this one ends.
 lock() {

@@ -4,8 +4,8 @@
 
 # shellcheck source=scripts/lib.sh
 . "${BASH_SOURCE[0]%/*}/lib.sh"
-series=6.12
-# The kernels of kernel-build; those after patched find most of it in the compiler's cache.
+# The kernels of kernel-build, each at build/$series/NAME. Those after patched find most of what they
+# compile in the cache.
 # shellcheck disable=SC2034 # for the script that sources this
 kernel_names=(patched base no-nested debug rt)
 linux_git=$top/build/linux.git
