@@ -209,6 +209,10 @@ edit_is() {
 # in_root COMMAND...: runs it where the compiler is, in the project's top.
 in_root() { (cd "$top" && exec "$top/scripts/in-root" -- "$@"); }
 
+# initramfs FOLDER FILE: packs FOLDER for a kernel to find in FILE.
+# shellcheck disable=SC2016 # expanded by sh
+initramfs() { in_root sh -c 'cd "$1" && find . | cpio -o -H newc -R 0:0 --quiet' - "$1" >"$2"; }
+
 # logged LOG WHAT COMMAND...: runs it with its output added to LOG, and tells how far it is every now and then. $again repeats the step.
 logged() {
 	local log=$1 what=$2 ticker status=0
