@@ -40,6 +40,11 @@ lock() {
 	flock --nonblock "$fd" || { say "$me: waiting for another script that uses $1" >&2; flock "$fd"; }
 }
 
+# made_from STAMP KEY: whether what STAMP belongs to was made from KEY, as "made STAMP KEY" has noted.
+# If not, STAMP is gone until then.
+made_from() { [ "$(cat "$1" 2>/dev/null)" = "$2" ] || { rm -f "$1" && false; }; }
+made() { printf '%s\n' "$2" >"$1"; }
+
 # scratch: sets $tmp to a new folder below build/ that goes when this script ends.
 scratch() {
 	mkdir -p "$top/build"

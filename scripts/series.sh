@@ -256,10 +256,7 @@ kernel_config() {
 	local dir=$1 log=$2 config=$1/obj/.config stamp=$1/obj/.made-from from line missing=()
 	shift 2
 	from=$(cat "$@" <(git -C "$dir/linux" ls-tree -r HEAD | grep -E 'Kconfig|/configs/|scripts/kconfig/') | git hash-object --stdin)
-	if [ -f "$config" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$from" ]; then
-		return
-	fi
-	rm -f "$stamp"
+	[ ! -f "$config" ] || ! made_from "$stamp" "$from" || return 0
 	logged "$log" tinyconfig kernel_make "$dir" tinyconfig
 	logged "$log" merge_config.sh in_root "$dir/linux/scripts/kconfig/merge_config.sh" -m -O "$dir/obj" "$config" "$@"
 	logged "$log" olddefconfig kernel_make "$dir" olddefconfig
@@ -271,7 +268,7 @@ kernel_config() {
 		esac
 	done < <(cat "$@" | sed -n 's/^# \(CONFIG_[^ ]*\) is not set$/\1=n/;/^CONFIG_/p' | tac | awk -F = '!seen[$1]++')
 	[ ${#missing[@]} = 0 ] || die "the kernel does not let the configuration have ${missing[*]} (fragment: ${*#"$top"/})"
-	printf '%s\n' "$from" >"$stamp"
+	made "$stamp" "$from"
 }
 
 # check_tree COMMIT: has build/check/linux hold COMMIT, configured as the machine's kernel but with KVM as modules.
