@@ -73,9 +73,9 @@ ktap() {
 	[[ $remark != SKIP* ]] || verdict=skip
 }
 
-# Tests report in KTAP: results_begin once all is prepared; result NAME COMMAND... for one test, whose output goes to stderr;
-# result_once FILE... -- NAME COMMAND... for one that has the same result while FILEs and the script are the same, and need not be run
-# again once it has passed; results_end ends the script.
+# Tests report in KTAP: results_begin once all is prepared; result NAME COMMAND... for one test, whose
+# output goes to stderr; result_once KEY NAME COMMAND... for one that takes long, and need not be run
+# again once it has passed with KEY; results_end ends the script.
 results=0
 failures=0
 results_begin() { say 'KTAP version 1'; }
@@ -91,26 +91,13 @@ result() {
 	say "$verdict $results $name"
 }
 result_once() {
-	local passed
-	passed=$(passed_file "$@")
-	while [ "$1" != -- ]; do shift; done
-	shift
-	if [ -e "$passed" ]; then
-		result "$1" echo 'passed before'
+	local stamp=$top/build/passed/$me/${2//\//-}
+	if made_from "$stamp" "$1"; then
+		result "$2" echo 'passed before'
 	else
-		result "$@"
-		[ "$verdict" != ok ] || { mkdir -p "${passed%/*}" && : >"$passed"; }
+		result "${@:2}"
+		[ "$verdict" != ok ] || { mkdir -p "${stamp%/*}" && made "$stamp" "$1"; }
 	fi
-}
-# passed_file FILE... -- NAME COMMAND...: what is there once it has passed
-passed_file() {
-	local files=()
-	while [ "$1" != -- ]; do
-		files+=("$1")
-		shift
-	done
-	shift
-	say "$top/build/passed/$(printf '%s\n' "$@" | cat - "$top/scripts/check.d/$me" "${files[@]}" | sha256sum | cut -d ' ' -f 1)"
 }
 results_end() {
 	say "1..$results"

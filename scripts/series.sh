@@ -213,6 +213,15 @@ in_root() { (cd "$top" && exec "$top/scripts/in-root" -- "$@"); }
 # shellcheck disable=SC2016 # expanded by sh
 initramfs() { in_root sh -c 'cd "$1" && find . | cpio -o -H newc -R 0:0 --quiet' - "$1" >"$2"; }
 
+# from_deb PACKAGE VERSION FILE: prints FILE, compressed with xz, of a package that apt offers.
+# shellcheck disable=SC2016 # expanded inside the root
+from_deb() (
+	mkdir "$tmp/deb" && trap 'rm -r "$tmp/deb"' EXIT && cd "$tmp/deb" &&
+		"$top/scripts/in-root" -- bash -c 'set -e -o pipefail
+			apt-get -qq download "$1=$2" >&2
+			dpkg-deb --fsys-tarfile "$1"_*.deb | tar -xO "./$3" | xz -d' - "$@"
+)
+
 # logged LOG WHAT COMMAND...: runs it with its output added to LOG, and tells how far it is every now and then. $again repeats the step.
 logged() {
 	local log=$1 what=$2 ticker status=0
@@ -276,6 +285,6 @@ check=$top/build/check
 check_tree() {
 	checkout "$1" "$check/linux"
 	mkdir -p "$check/obj" "$top/build/log"
-	printf 'CONFIG_%s\n' MODULES=y KVM=m KVM_INTEL=m KVM_AMD=m >"$check/modules.config"
-	kernel_config "$check" "$top/build/log/check-config.log" "$top/tools/testing/bochs/kernel.config" "$check/modules.config"
+	kernel_config "$check" "$top/build/log/check-config.log" \
+		"$top"/tools/testing/bochs/{kernel,modules}.config
 }
