@@ -12,17 +12,20 @@ say() { printf '%s\n' "$*"; }
 warn() { printf '%s: %s\n' "$me" "$*" >&2; }
 die() { warn "$@"; exit "${die_status:-1}"; }
 
-# need_host COMMAND=PACKAGE...: has what the host lacks installed, or says what a plain user must ask for.
+# need_host COMMAND=PACKAGE...: has what the host lacks installed, or says what a plain user must
+# ask for.
 need_host() {
 	local want=() p log=$top/build/log/host-packages.log
 	for p; do
 		command -v "${p%%=*}" >/dev/null || want+=("${p#*=}")
 	done
 	[ ${#want[@]} -gt 0 ] || return 0
-	[ "$(id -u)" = 0 ] || die "missing on this host, to be installed by root: apt-get install ${want[*]}"
+	[ "$(id -u)" = 0 ] ||
+		die "missing on this host, to be installed by root: apt-get install ${want[*]}"
 	say "$me: installing ${want[*]}"
 	mkdir -p "${log%/*}"
-	{ apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "${want[@]}"; } \
+	{ apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install \
+		-y --no-install-recommends "${want[@]}"; } \
 		>"$log" 2>&1 || die "apt-get failed, see $log; again: apt-get install ${want[*]}"
 }
 
@@ -37,11 +40,12 @@ lock() {
 	local fd
 	mkdir -p "$top/build/lock"
 	exec {fd}>>"$top/build/lock/$1"
-	flock --nonblock "$fd" || { say "$me: waiting for another script that uses $1" >&2; flock "$fd"; }
+	flock --nonblock "$fd" || { say "$me: waiting for another script that uses $1" >&2; flock \
+		"$fd"; }
 }
 
-# made_from STAMP KEY: whether what STAMP belongs to was made from KEY, as "made STAMP KEY" has noted.
-# If not, STAMP is gone until then.
+# made_from STAMP KEY: whether what STAMP belongs to was made from KEY, as "made STAMP KEY" has
+# noted. If not, STAMP is gone until then.
 made_from() { [ "$(cat "$1" 2>/dev/null)" = "$2" ] || { rm -f "$1" && false; }; }
 made() { printf '%s\n' "$2" >"$1"; }
 
@@ -73,9 +77,9 @@ ktap() {
 	[[ $remark != SKIP* ]] || verdict=skip
 }
 
-# Tests report in KTAP: results_begin once all is prepared; result NAME COMMAND... for one test, whose
-# output goes to stderr; result_once KEY NAME COMMAND... for one that takes long, and need not be run
-# again once it has passed with KEY; results_end ends the script.
+# Tests report in KTAP: results_begin once all is prepared; result NAME COMMAND... for one test,
+# whose output goes to stderr; result_once KEY NAME COMMAND... for one that takes long, and need not
+# be run again once it has passed with KEY; results_end ends the script.
 results=0
 failures=0
 results_begin() { say 'KTAP version 1'; }
