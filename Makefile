@@ -12,10 +12,10 @@ help:
 	@echo 'make fuzz       random operations on CET of guests; OPERATIONS=n SEED=n KERNEL=patched|debug'
 	@echo 'make check-versions  on which of the sources that apt offers the series applies, builds and passes its tests'
 	@echo
-	@echo 'make kernel     build/6.12/bzImage: Linux 6.12 with the series'
-	@echo 'make base       build/6.12-base/bzImage: the same source and configuration without it'
+	@echo 'make kernel     build/6.12/patched/bzImage: Linux 6.12 with the series'
+	@echo 'make base       build/6.12/base/bzImage: the same source and configuration without it'
 	@echo 'make selftests  build/selftests: the KVM selftests of the series; others: scripts/selftests-build NAME...'
-	@echo 'make deb        out/deb: Debian packages to install, configured as Debian does it; takes hours, and says how many'
+	@echo 'make deb        out/deb: Debian packages to install, configured as Debian does it; takes hours'
 	@echo 'make root       build/root: compiler, emulator and QEMU from packages'
 	@echo
 	@echo 'make edit       build/edit/linux: the series as commits, to work on'

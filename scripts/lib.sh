@@ -4,35 +4,50 @@
 
 top=$(cd "${BASH_SOURCE[0]%/*}/.." && pwd -P)
 me=${0##*/}
+# The series: patches/$series, and the kernels below build/$series
+# shellcheck disable=SC2034 # for the script that sources this
+series=${SERIES:-6.12}
 
 say() { printf '%s\n' "$*"; }
 warn() { printf '%s: %s\n' "$me" "$*" >&2; }
 die() { warn "$@"; exit "${die_status:-1}"; }
 
-# need_host COMMAND=PACKAGE...: has what the host lacks installed, or says what a plain user must ask for.
+# need_host COMMAND=PACKAGE...: has what the host lacks installed, or says what a plain user must
+# ask for.
 need_host() {
 	local want=() p log=$top/build/log/host-packages.log
 	for p; do
 		command -v "${p%%=*}" >/dev/null || want+=("${p#*=}")
 	done
 	[ ${#want[@]} -gt 0 ] || return 0
-	[ "$(id -u)" = 0 ] || die "missing on this host, to be installed by root: apt-get install ${want[*]}"
+	[ "$(id -u)" = 0 ] ||
+		die "missing on this host, to be installed by root: apt-get install ${want[*]}"
 	say "$me: installing ${want[*]}"
 	mkdir -p "${log%/*}"
-	{ apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "${want[@]}"; } \
+	{ apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install \
+		-y --no-install-recommends "${want[@]}"; } \
 		>"$log" 2>&1 || die "apt-get failed, see $log; again: apt-get install ${want[*]}"
 }
 
-# mhz KERNEL: what it wants for --mhz of the machine. With lockdep, 40 leave guests little between two ticks.
-mhz() { case $1 in debug | rt) say 400 ;; *) say 40 ;; esac; }
+# is_slow KERNEL: whether it has lockdep, with which an exit takes many times as many instructions
+is_slow() { grep -qsx CONFIG_PROVE_LOCKING=y "$top/tools/testing/bochs/$1.config"; }
+# mhz KERNEL: what it wants for --mhz of the machine. 40 leave guests of a slow one little between
+# two ticks.
+mhz() { if is_slow "$1"; then say 400; else say 40; fi; }
 
 # lock NAME: waits until no other script holds NAME, and holds it until this one ends.
 lock() {
 	local fd
 	mkdir -p "$top/build/lock"
 	exec {fd}>>"$top/build/lock/$1"
-	flock --nonblock "$fd" || { say "$me: waiting for another script that uses $1" >&2; flock "$fd"; }
+	flock --nonblock "$fd" || { say "$me: waiting for another script that uses $1" >&2; flock \
+		"$fd"; }
 }
+
+# made_from STAMP KEY: whether what STAMP belongs to was made from KEY, as "made STAMP KEY" has
+# noted. If not, STAMP is gone until then.
+made_from() { [ "$(cat "$1" 2>/dev/null)" = "$2" ] || { rm -f "$1" && false; }; }
+made() { printf '%s\n' "$2" >"$1"; }
 
 # scratch: sets $tmp to a new folder below build/ that goes when this script ends.
 scratch() {
@@ -41,9 +56,30 @@ scratch() {
 	trap 'rm -rf "$tmp"' EXIT
 }
 
-# Tests report in KTAP: results_begin once all is prepared; result NAME COMMAND... for one test, whose output goes to stderr;
-# result_once FILE... -- NAME COMMAND... for one that has the same result while FILEs and the script are the same, and need not be run
-# again once it has passed; results_end ends the script.
+# declared SCRIPT FIELD: the values of all lines "# FIELD: VALUE..." in its head
+declared() {
+	local line values=()
+	while IFS= read -r line && [[ $line == \#* ]]; do
+		[[ $line != "# $2: "* ]] || values+=("${line#*: }")
+	done <"$1"
+	say "${values[*]}"
+}
+
+# ktap LINE: whether this is the result of a test. Sets $verdict to ok, "not ok" or skip, $name, and
+# $remark to what follows " # ".
+# shellcheck disable=SC2034 # for the script that sources this
+ktap() {
+	[[ $1 =~ ^((not )?ok)\ [0-9]+\ ([^ ].*) ]] || return
+	verdict=${BASH_REMATCH[1]}
+	name=${BASH_REMATCH[3]%% # *}
+	remark=${BASH_REMATCH[3]#"$name"}
+	remark=${remark# # }
+	[[ $remark != SKIP* ]] || verdict=skip
+}
+
+# Tests report in KTAP: results_begin once all is prepared; result NAME COMMAND... for one test,
+# whose output goes to stderr; result_once KEY NAME COMMAND... for one that takes long, and need not
+# be run again once it has passed with KEY; results_end ends the script.
 results=0
 failures=0
 results_begin() { say 'KTAP version 1'; }
@@ -59,27 +95,24 @@ result() {
 	say "$verdict $results $name"
 }
 result_once() {
-	local passed
-	passed=$(passed_file "$@")
-	while [ "$1" != -- ]; do shift; done
-	shift
-	if [ -e "$passed" ]; then
-		result "$1" echo 'passed before'
+	local stamp=$top/build/passed/$me/${2//\//-}
+	if made_from "$stamp" "$1"; then
+		result "$2" echo 'passed before'
 	else
-		result "$@"
-		[ "$verdict" != ok ] || { mkdir -p "${passed%/*}" && : >"$passed"; }
+		result "${@:2}"
+		[ "$verdict" != ok ] || { mkdir -p "${stamp%/*}" && made "$stamp" "$1"; }
 	fi
 }
-# passed_file FILE... -- NAME COMMAND...: what is there once it has passed
-passed_file() {
-	local files=()
-	while [ "$1" != -- ]; do
-		files+=("$1")
-		shift
-	done
-	shift
-	say "$top/build/passed/$(printf '%s\n' "$@" | cat - "$top/scripts/check.d/$me" "${files[@]}" | sha256sum | cut -d ' ' -f 1)"
+# in_machine OPTION... -- COMMAND...: runs it there, and leaves what it says in $tmp/out; says REGEX
+# looks there. passes is in_machine where no test is skipped.
+in_machine() {
+	local status=0
+	"$top/tools/testing/bochs/run" "$@" </dev/null >"$tmp/out" 2>&1 || status=$?
+	cat "$tmp/out"
+	return "$status"
 }
+passes() { in_machine "$@" && ! grep '# SKIP' "$tmp/out"; }
+says() { grep -qE -- "$1" "$tmp/out" || { echo "not said: $1" && return 1; }; }
 results_end() {
 	say "1..$results"
 	[ "$failures" = 0 ] && [ "$results" != 0 ]

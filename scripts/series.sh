@@ -4,7 +4,10 @@
 
 # shellcheck source=scripts/lib.sh
 . "${BASH_SOURCE[0]%/*}/lib.sh"
-series=6.12
+# The kernels of kernel-build, each at build/$series/NAME. Those after patched find most of what they
+# compile in the cache.
+# shellcheck disable=SC2034 # for the script that sources this
+kernel_names=(patched base no-nested debug rt)
 linux_git=$top/build/linux.git
 # The reader's own git configuration must not change a diff or a commit.
 unset GIT_DIR GIT_WORK_TREE GIT_INDEX_FILE
@@ -213,6 +216,19 @@ edit_is() {
 # in_root COMMAND...: runs it where the compiler is, in the project's top.
 in_root() { (cd "$top" && exec "$top/scripts/in-root" -- "$@"); }
 
+# initramfs FOLDER FILE: packs FOLDER for a kernel to find in FILE.
+# shellcheck disable=SC2016 # expanded by sh
+initramfs() { in_root sh -c 'cd "$1" && find . | cpio -o -H newc -R 0:0 --quiet' - "$1" >"$2"; }
+
+# from_deb PACKAGE VERSION FILE: prints FILE, compressed with xz, of a package that apt offers.
+# shellcheck disable=SC2016 # expanded inside the root
+from_deb() (
+	mkdir "$tmp/deb" && trap 'rm -r "$tmp/deb"' EXIT && cd "$tmp/deb" &&
+		"$top/scripts/in-root" -- bash -c 'set -e -o pipefail
+			apt-get -qq download "$1=$2" >&2
+			dpkg-deb --fsys-tarfile "$1"_*.deb | tar -xO "./$3" | xz -d' - "$@"
+)
+
 # logged LOG WHAT COMMAND...: runs it with its output added to LOG, and tells how far it is every now and then. $again repeats the step.
 logged() {
 	local log=$1 what=$2 ticker status=0
@@ -256,10 +272,7 @@ kernel_config() {
 	local dir=$1 log=$2 config=$1/obj/.config stamp=$1/obj/.made-from from line missing=()
 	shift 2
 	from=$(cat "$@" <(git -C "$dir/linux" ls-tree -r HEAD | grep -E 'Kconfig|/configs/|scripts/kconfig/') | git hash-object --stdin)
-	if [ -f "$config" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$from" ]; then
-		return
-	fi
-	rm -f "$stamp"
+	[ ! -f "$config" ] || ! made_from "$stamp" "$from" || return 0
 	logged "$log" tinyconfig kernel_make "$dir" tinyconfig
 	logged "$log" merge_config.sh in_root "$dir/linux/scripts/kconfig/merge_config.sh" -m -O "$dir/obj" "$config" "$@"
 	logged "$log" olddefconfig kernel_make "$dir" olddefconfig
@@ -271,7 +284,7 @@ kernel_config() {
 		esac
 	done < <(cat "$@" | sed -n 's/^# \(CONFIG_[^ ]*\) is not set$/\1=n/;/^CONFIG_/p' | tac | awk -F = '!seen[$1]++')
 	[ ${#missing[@]} = 0 ] || die "the kernel does not let the configuration have ${missing[*]} (fragment: ${*#"$top"/})"
-	printf '%s\n' "$from" >"$stamp"
+	made "$stamp" "$from"
 }
 
 # check_tree COMMIT: has build/check/linux hold COMMIT, configured as the machine's kernel but with KVM as modules.
@@ -279,6 +292,6 @@ check=$top/build/check
 check_tree() {
 	checkout "$1" "$check/linux"
 	mkdir -p "$check/obj" "$top/build/log"
-	printf 'CONFIG_%s\n' MODULES=y KVM=m KVM_INTEL=m KVM_AMD=m >"$check/modules.config"
-	kernel_config "$check" "$top/build/log/check-config.log" "$top/tools/testing/bochs/kernel.config" "$check/modules.config"
+	kernel_config "$check" "$top/build/log/check-config.log" \
+		"$top"/tools/testing/bochs/{kernel,modules}.config
 }
