@@ -363,10 +363,12 @@ KVM_ONE_VCPU_TEST(emulate_modes, int_in_real_mode, NULL)
 	sregs.ss.base = CODE - 0x1000;
 	vcpu_sregs_set(vcpu, &sregs);
 
-	for (vcpu_run(vcpu); run->exit_reason == KVM_EXIT_MMIO; vcpu_run(vcpu)) {
+	vcpu_run(vcpu);
+	while (run->exit_reason == KVM_EXIT_MMIO) {
 		TEST_ASSERT(run->mmio.is_write, "A read");
 		TEST_ASSERT_EQ(run->mmio.phys_addr & PAGE_MASK, CODE);
 		writes++;
+		vcpu_run(vcpu);
 	}
 	TEST_ASSERT_KVM_EXIT_REASON(vcpu, KVM_EXIT_IO);
 	TEST_ASSERT_EQ(run->io.port, CET_PORT);

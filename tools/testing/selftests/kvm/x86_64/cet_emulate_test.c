@@ -100,7 +100,7 @@ PAYLOAD(guest_jmp_compat,
 	"ljmp *(%rsp); jmp 3f; 4: .code32; ljmp $8, $2f; .code64")
 
 /*
- * The handlers of #UD and others end the payload.  IRET wants to return to where
+ * The handlers of exceptions end the payload.  IRET wants to return to where
  * the exception came from while there is a shadow stack: turn CET off.
  */
 #define END_PAYLOAD				\

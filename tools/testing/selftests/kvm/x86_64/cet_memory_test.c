@@ -22,7 +22,7 @@
 
 #define PFERR_SS_MASK		BIT(6)
 
-/* What is mapped by a page directory of its own, and that directory as a stack */
+/* What a page directory of its own maps, and that directory as a stack */
 #define MAPPED_GVA		0x700000000000ull
 #define DIRECTORY_GVA		0x710000000000ull
 #define VECTOR			0x40
@@ -200,7 +200,7 @@ static __attribute__((naked)) void handle_vector(void)
 	    "jmp *%r12\n");
 }
 
-/* Use the directory, then the stack at arg[0] in it, each time by the same INT. */
+/* Use the directory, then the stack at arg[0] in it, always by the same INT. */
 static void guest_int_on_directory(struct cet_call *call)
 {
 	for (; call->ret < call->arg[1]; call->ret++) {
