@@ -17,6 +17,9 @@
 
 #define SMI_PORT		0x81
 
+/* In struct vmcs12 of KVM_GET_NESTED_STATE */
+#define VMCS12_GUEST_RIP	544
+
 /* In 16-bit code: out %al, $SMI_PORT; rsm */
 static const uint8_t smi_handler[] = { 0xe6, SMI_PORT, 0x0f, 0xaa };
 
@@ -130,6 +133,9 @@ TEST_F(nested_smm, saved_in_smm)
 {
 	struct kvm_vcpu *vcpu = self->vcpu;
 	struct kvm_vm *vm = vcpu->vm;
+	struct kvm_x86_state *state;
+	struct kvm_regs regs;
+	uint64_t rip;
 
 	TEST_REQUIRE(kvm_cpu_has_ept());
 
@@ -141,9 +147,14 @@ TEST_F(nested_smm, saved_in_smm)
 	nested_identity_map_1g(self->vmx, vm, 0, PG_LEVEL_SIZE(PG_LEVEL_1G));
 
 	run_l2_to_out(vcpu, guest_l1_of_protected_mode);
+	vcpu_regs_get(vcpu, &regs);
 	enter_smm(vcpu);
-	kvm_x86_state_cleanup(vcpu_save_state(vcpu));
+	state = vcpu_save_state(vcpu);
+	rip = *(uint64_t *)&state->nested.data.vmx[0].vmcs12[VMCS12_GUEST_RIP];
+	kvm_x86_state_cleanup(state);
 	expect_end_of_l2(vcpu);
+	TEST_ASSERT(rip == regs.rip, "vmcs12 has RIP = 0x%lx, not 0x%llx", rip,
+		    regs.rip);
 }
 
 /* Without unrestricted guest, KVM can't enter L2 with such an LDTR. */
