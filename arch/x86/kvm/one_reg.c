@@ -12,7 +12,7 @@
 #include "one_reg.h"
 #include "x86.h"
 
-/* What all IDs have in common: architecture, size, and nothing in between. */
+/* What all IDs begin with: architecture, size, and zeroes. */
 #define ONE_REG_ID_FIXED	(KVM_REG_X86 | KVM_REG_SIZE_U64)
 #define ONE_REG_ID_TYPE		GENMASK_ULL(39, 32)
 #define ONE_REG_ID_INDEX	GENMASK_ULL(31, 0)

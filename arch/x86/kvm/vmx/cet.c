@@ -19,8 +19,8 @@ bool __ro_after_init enable_cet = true;
 module_param_named(cet, enable_cet, bool, 0444);
 
 /*
- * VM exit loads IA32_S_CET from the VMCS.  All CPUs have the same value, as
- * kernel IBT is on or off, except in firmware and on the way out of suspend.
+ * VM exit loads IA32_S_CET from the VMCS.  The value depends on kernel IBT, and
+ * is the same on all CPUs, except in firmware and on the way out of suspend.
  */
 static u64 __ro_after_init host_s_cet;
 

@@ -23,7 +23,7 @@ static bool vmx_pin_guest_fpu(struct kvm_vcpu *vcpu)
 {
 	lockdep_assert_irqs_enabled();
 
-	/* The MSR is the task's own, or even that of another task. */
+	/* The MSR would have the value of the task, or even of another one. */
 	if (KVM_BUG_ON(!vcpu->arch.guest_fpu.fpstate->in_use, vcpu->kvm))
 		return false;
 
