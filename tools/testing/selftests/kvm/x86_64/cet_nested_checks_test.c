@@ -145,9 +145,14 @@ static void check_s_cet(struct kvm_vcpu *vcpu, struct cet_nested *n,
 					 high | 0x3f | CET_WAIT_ENDBR);
 }
 
+/*
+ * An entry that fails must leave L1 its state, see cet_nested_load_test: here,
+ * L1 has it loaded.
+ */
 TEST_F(checks, guest_s_cet)
 {
 	self->n->load_guest = true;
+	self->n->load_host = true;
 	check_s_cet(self->vcpu, self->n, &self->n->guest.s_cet, self->width,
 		    variant->shstk, variant->ibt, accept_guest, refuse_guest);
 }
@@ -169,6 +174,7 @@ TEST_F(checks, guest_ssp)
 	int nr;
 
 	self->n->load_guest = true;
+	self->n->load_host = true;
 	if (!variant->shstk) {
 		check_absent(self->vcpu, self->n, field, refuse_guest);
 		return;
@@ -234,6 +240,7 @@ static void check_ssp_tbl(struct kvm_vcpu *vcpu, struct cet_nested *n,
 TEST_F(checks, guest_ssp_tbl)
 {
 	self->n->load_guest = true;
+	self->n->load_host = true;
 	if (!variant->shstk) {
 		check_absent(self->vcpu, self->n, &self->n->guest.ssp_tbl,
 			     refuse_guest);
