@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
 # Names for what scripts/ does, for those who like make.
 
-.PHONY: help root kernel base mainline selftests deb series edit fold repin run bench compare check check-full check-hardware check-versions fuzz mutants clean
+.PHONY: help root kernel base mainline selftests deb series diff edit fold repin run bench compare check check-full check-hardware check-versions fuzz mutants clean
 help:
 	@echo 'make run        build what is missing, boot it, and show a guest that uses CET'
 	@echo 'make bench      count what CET costs, in instructions; other kernels, too: scripts/bench --kernel BZIMAGE'
@@ -22,7 +22,8 @@ help:
 	@echo
 	@echo 'make edit       build/edit/linux: the series as commits, to work on'
 	@echo 'make fold       bring these commits back into patches/ and the overlay files'
-	@echo 'make series     out/6.12: the series as it is mailed'
+	@echo 'make series     out/6.12: the series as it is mailed; PARTS=kernel leaves the selftests out; out/6.12-lab: what is not mailed'
+	@echo 'make diff       the series as one diff; of some files: scripts/series-diff PATH...'
 	@echo 'make repin      take the series over to the newest source that apt offers; mainline: SERIES=mainline make repin'
 	@echo
 	@echo 'make clean      remove build/ and out/'
@@ -43,7 +44,7 @@ deb:
 	@scripts/deb
 series:
 	@scripts/series-export
-edit fold repin:
+diff edit fold repin:
 	@scripts/series-$@
 run:
 	@scripts/demo

@@ -38,13 +38,19 @@ need_base() {
 # series_names TOP: the patches of TOP in their order.
 series_names() { sed '/^#/d;/^[[:space:]]*$/d' "$1/patches/$series/series"; }
 
-# series_nested TOP: the last patches of TOP, the group that can be dropped.
-series_nested() { sed -n '/^# CET for nested guests/,$p' "$1/patches/$series/series" | sed '/^#/d;/^[[:space:]]*$/d'; }
+# series_nested TOP: the patches of the group that can be dropped. series_lab TOP: those after it, which are not mailed.
+series_nested() { series_section "$1" 'CET for nested guests'; }
+series_lab() { series_section "$1" Laboratory; }
+# series_section TOP HEADING: the patches below the heading that begins so
+series_section() { awk -v heading="# $2" '/^#/ { on = index($0, heading) == 1 } on && !/^#/ && NF' "$1/patches/$series/series"; }
 
 # patch_overlays PATCH...: the new files they bring, named between "---" and diff, each after its patch and a tab
 patch_overlays() {
 	awk -v OFS='\t' 'FNR == 1 { diff = 0 } /^diff --git / { diff = 1 } !diff && sub(/^Overlay: /, "") { print FILENAME, $0 }' "$@" </dev/null
 }
+
+# patch_notes PATCH: what else stands there, for readers of the mail; the commit has none of it
+patch_notes() { sed -n '1,/^---$/d;/^diff --git /q;/^Overlay: /d;/./p' "$1"; }
 
 # series_overlays TOP [NAME...]: the new files of these patches, or of all.
 series_overlays() {
@@ -75,9 +81,9 @@ series_check() {
 	done < <(series_overlays "$1")
 }
 
-# series_build TOP BASE SCRATCH: commits the series of TOP on BASE and sets $built to the last commit. A commit depends on nothing
-# but its files, so that those already made are found again in a list of what each was made from. All scripts come by here: while nothing
-# is new, no process is started for a single patch.
+# series_build TOP BASE SCRATCH [NAME...]: commits the series of TOP, or these patches of it, on BASE and sets $built to the last commit.
+# A commit depends on nothing but its files: those already made are found again in a list of what each was made from. All scripts come by
+# here: while nothing is new, no process is started for a single patch.
 series_build() {
 	local src=$1 tmp=$3 name key path line loaded='' cache=$linux_git/series-cache dir=$1/patches/$series
 	local -A known=() of=() hash=()
@@ -86,7 +92,8 @@ series_build() {
 	series_check "$src"
 	built=$(lgit rev-parse --verify "$2^{commit}")
 	[ ! -f "$cache" ] || while IFS=$'\t' read -r key line; do known[$key]=$line; done <"$cache"
-	mapfile -t names < <(series_names "$src")
+	names=("${@:4}")
+	[ $# -gt 3 ] || mapfile -t names < <(series_names "$src")
 	while IFS=$'\t' read -r name path; do
 		of[$name]+=$path$'\n'
 		paths+=("$src/$path")

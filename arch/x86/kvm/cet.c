@@ -91,3 +91,4 @@ bool kvm_is_cet_active(struct kvm_vcpu *vcpu)
 
 	return (u_cet | s_cet) & (CET_SHSTK_EN | CET_ENDBR_EN);
 }
+EXPORT_SYMBOL_GPL(kvm_is_cet_active);

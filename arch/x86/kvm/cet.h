@@ -13,10 +13,10 @@
 
 /*
  * Control-flow enforcement technology (CET) consists of shadow stacks (SHSTK)
- * and indirect branch tracking (IBT).  A vCPU can have either without the other.
+ * and indirect branch tracking (IBT).  A vCPU can have one without the other.
  *
- * Which register exists is decided here, for all who ask: user space and guest,
- * and whatever follows from the register's existence.
+ * The functions below decide which register exists, for user space and guest
+ * alike, and for whatever else depends on that.
  */
 
 /* IA32_U_CET, IA32_S_CET and CR4.CET exist with either feature. */
@@ -87,8 +87,9 @@ bool kvm_is_valid_ssp_msr(struct kvm_vcpu *vcpu, u64 data);
 bool kvm_is_valid_ssp(u64 data);
 
 /*
- * Is CET enabled at any privilege level?  For flows that neither maintain shadow
- * stacks nor track indirect branches, and can't say at which level they end.
+ * Is CET enabled at any privilege level?  For flows that neither maintain
+ * shadow stacks nor track indirect branches, and can't say at which level they
+ * end.
  * Context: in KVM_RUN, IRQs enabled.
  */
 bool kvm_is_cet_active(struct kvm_vcpu *vcpu);

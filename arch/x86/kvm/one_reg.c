@@ -12,7 +12,7 @@
 #include "one_reg.h"
 #include "x86.h"
 
-/* What all IDs have in common: architecture and size, and nothing in between. */
+/* What all IDs have in common: architecture, size, and nothing in between. */
 #define ONE_REG_ID_FIXED	(KVM_REG_X86 | KVM_REG_SIZE_U64)
 #define ONE_REG_ID_TYPE		GENMASK_ULL(39, 32)
 #define ONE_REG_ID_INDEX	GENMASK_ULL(31, 0)
@@ -36,7 +36,7 @@ static bool kvm_one_reg_exists(struct kvm_vcpu *vcpu, u64 id)
 
 static int kvm_one_reg_ssp(struct kvm_vcpu *vcpu, u64 *val, bool write)
 {
-	/* As with MSRs that KVM has but the vCPU hasn't, 0 is all there is. */
+	/* Like an MSR that KVM supports and the vCPU lacks, SSP is 0. */
 	if (!guest_cpu_cap_has(vcpu, X86_FEATURE_SHSTK)) {
 		if (write && *val)
 			return -EINVAL;

@@ -5,12 +5,15 @@
  * the machine off.
  *
  * The command talks to the caller through the second serial port.  Reports go
- * through the emulator's debug port instead, with a word that only this
- * power-on knows, so that no output can be taken for a report.
+ * through the emulator's debug port, or the console where the kernel allows no
+ * access to ports.  They start with a word that only this power-on knows: no
+ * output can be taken for a report.
  */
+#define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
 #include <net/if.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -18,21 +21,37 @@
 #include <string.h>
 #include <sys/io.h>
 #include <sys/ioctl.h>
+#include <sys/klog.h>
 #include <sys/mount.h>
+#include <sys/reboot.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/sysmacros.h>
 #include <sys/wait.h>
 #include <termios.h>
 #include <unistd.h>
 
 #define PORT_DEBUG	0xe9
 #define PORT_SHUTDOWN	0x8900
+#define CONSOLE_TTY	"/dev/ttyS0"
 #define COMMAND_TTY	"/dev/ttyS1"
 
 /* Files that the runner puts into the initramfs; lists end each item with NUL. */
 #define MACHINE		"/.machine/"
 
 static char word[64];
+
+/* Where reports go instead, without CONFIG_X86_IOPL_IOPERM or with lockdown. */
+static int console = -1;
+
+/* For tests of init: "lacks=ioperm,devtmpfs" among the kernel's parameters. */
+static int lacks(const char *what)
+{
+	const char *list = getenv("lacks");
+
+	return list && strstr(list, what);
+}
 
 static void report(const char *format, ...)
 {
@@ -45,8 +64,16 @@ static void report(const char *format, ...)
 	vsnprintf(text + n, sizeof(text) - n - 1, format, args);
 	va_end(args);
 	strcat(text, "\n");
-	for (i = 0; text[i]; i++)
-		outb(text[i], PORT_DEBUG);
+	if (console < 0) {
+		for (i = 0; text[i]; i++)
+			outb(text[i], PORT_DEBUG);
+		return;
+	}
+	/* A message of the kernel must not end up in the middle. */
+	klogctl(6, NULL, 0);
+	dprintf(console, "%s", text);
+	tcdrain(console);
+	klogctl(7, NULL, 0);
 }
 
 static void __attribute__((noreturn)) power_off(void)
@@ -56,8 +83,12 @@ static void __attribute__((noreturn)) power_off(void)
 	/* What a port has taken it must still send, or the last bytes never arrive. */
 	tcdrain(STDOUT_FILENO);
 	usleep(20000);
-	for (magic = "Shutdown"; *magic; magic++)
-		outb(*magic, PORT_SHUTDOWN);
+	/* The way out without ports: "reboot=t" ends the emulator by a triple fault. */
+	if (console >= 0)
+		reboot(RB_AUTOBOOT);
+	else
+		for (magic = "Shutdown"; *magic; magic++)
+			outb(*magic, PORT_SHUTDOWN);
 	for (;;)
 		pause();
 }
@@ -105,12 +136,48 @@ static char **slurp_list(const char *name)
 	return list;
 }
 
-/* A kernel of the caller's own may lack a file system; all else is a surprise. */
-static void mount_at(const char *type, const char *where, unsigned long flags)
+/*
+ * A kernel of the caller's own may lack a file system, for which 0 is
+ * returned; all else is a surprise.
+ */
+static int mount_at(const char *type, const char *where, unsigned long flags)
 {
 	mkdir(where, 0755);
-	if (mount(type, where, type, flags, NULL) && errno != ENODEV && errno != ENOENT)
+	if (lacks(type))
+		return 0;
+	if (!mount(type, where, type, flags, NULL))
+		return 1;
+	if (errno != ENODEV && errno != ENOENT)
 		fail("mount %s on %s", type, where);
+	return 0;
+}
+
+/* Stands in for devtmpfs: an initramfs made by a plain user has no device nodes. */
+static void make_nodes(void)
+{
+	static const struct {
+		const char *name;
+		int major, minor;
+	} nodes[] = {
+		{ "/dev/null", 1, 3 }, { "/dev/zero", 1, 5 }, { "/dev/full", 1, 7 },
+		{ "/dev/random", 1, 8 }, { "/dev/urandom", 1, 9 }, { "/dev/kmsg", 1, 11 },
+		{ CONSOLE_TTY, 4, 64 }, { COMMAND_TTY, 4, 65 }, { "/dev/tty", 5, 0 },
+		{ "/dev/console", 5, 1 }, { "/dev/ptmx", 5, 2 }, { "/dev/kvm", 10, 232 },
+	};
+	size_t i;
+
+	for (i = 0; i < sizeof(nodes) / sizeof(nodes[0]); i++)
+		mknod(nodes[i].name, S_IFCHR | 0666, makedev(nodes[i].major, nodes[i].minor));
+}
+
+static void open_standard(void)
+{
+	int fd;
+
+	for (fd = 0; fd <= STDERR_FILENO; fd++)
+		if (fcntl(fd, F_GETFD) < 0 && open("/dev/console", O_RDWR) != fd &&
+		    open("/dev/null", O_RDWR) != fd)
+			fail("/dev/null");
 }
 
 static void loopback_up(void)
@@ -131,12 +198,12 @@ static void loopback_up(void)
 static void open_tty(int shell)
 {
 	struct termios mode;
-	int fd = open(COMMAND_TTY, O_RDWR | O_NOCTTY);
+	int fd = lacks("ttyS1") ? -1 : open(COMMAND_TTY, O_RDWR | O_NOCTTY);
 
-	if (fd < 0)
-		fail(COMMAND_TTY);
-	if (tcgetattr(fd, &mode))
-		fail("%s: tcgetattr", COMMAND_TTY);
+	/* There may be a device without a port. */
+	if (fd < 0 || tcgetattr(fd, &mode))
+		fail("the kernel lacks CONFIG_SERIAL_8250, or has CONFIG_SERIAL_8250_RUNTIME_UARTS below 2: "
+		     COMMAND_TTY);
 	if (!shell)
 		cfmakeraw(&mode);
 	mode.c_cflag |= CLOCAL;
@@ -169,6 +236,41 @@ static void set_window(void)
 	free(text);
 }
 
+/* Pairs of a file and the parameters of that module */
+static void load_modules(void)
+{
+	char **list = slurp_list(MACHINE "modules");
+	int fd;
+
+	for (; *list; list += 2) {
+		fd = open(list[0], O_RDONLY | O_CLOEXEC);
+		if (fd < 0 || syscall(SYS_finit_module, fd, list[1], 0))
+			fail("%smodule %s", errno == ENOSYS ? "the kernel lacks CONFIG_MODULES: " : "", list[0]);
+		close(fd);
+	}
+}
+
+static void count_cpus(void)
+{
+	size_t length;
+	char *wanted = slurp(MACHINE "cpus", &length);
+	cpu_set_t set;
+
+	if (sched_getaffinity(0, sizeof(set), &set))
+		fail("sched_getaffinity");
+	if (CPU_COUNT(&set) != atoi(wanted))
+		report("note the kernel runs %d of %s CPUs: it wants CONFIG_SMP, CONFIG_NR_CPUS, and CONFIG_X86_MPPARSE or CONFIG_ACPI",
+		       CPU_COUNT(&set), wanted);
+	free(wanted);
+}
+
+static int has_kvm(void)
+{
+	int fd = open("/dev/kvm", O_RDWR);
+
+	return fd >= 0 && !close(fd);
+}
+
 static pid_t start(char **argv, int shell)
 {
 	pid_t pid = fork();
@@ -187,7 +289,7 @@ static pid_t start(char **argv, int shell)
 
 int main(void)
 {
-	int shell, status, fd;
+	int shell, status, kvm;
 	size_t length;
 	char **argv;
 	pid_t pid;
@@ -196,16 +298,15 @@ int main(void)
 		fprintf(stderr, "init: this is process 1 of the CET machine\n");
 		return 1;
 	}
-	/* Also the way to /dev/console: an initramfs made by a plain user has no device nodes. */
-	mount_at("devtmpfs", "/dev", 0);
-	for (fd = 0; fd <= STDERR_FILENO; fd++)
-		if (fcntl(fd, F_GETFD) < 0 && open("/dev/console", O_RDWR) != fd)
-			return 2;
-	if (ioperm(PORT_DEBUG, 1, 1) || ioperm(PORT_SHUTDOWN, 1, 1)) {
-		perror("init: ioperm (the kernel needs CONFIG_X86_IOPL_IOPERM)");
-		return 3;
-	}
 	strncpy(word, slurp(MACHINE "word", &length), sizeof(word) - 1);
+	if (!mount_at("devtmpfs", "/dev", 0))
+		make_nodes();
+	open_standard();
+	if (lacks("ioperm") || ioperm(PORT_DEBUG, 1, 1) || ioperm(PORT_SHUTDOWN, 1, 1)) {
+		console = open(CONSOLE_TTY, O_RDWR | O_NOCTTY | O_CLOEXEC);
+		if (console < 0)
+			return 3; /* power-on knows what that means */
+	}
 	report("up");
 
 	mount_at("proc", "/proc", 0);
@@ -216,6 +317,8 @@ int main(void)
 	mount_at("tmpfs", "/tmp", MS_NOSUID | MS_NODEV);
 	mount_at("tmpfs", "/run", MS_NOSUID | MS_NODEV);
 	loopback_up();
+	count_cpus();
+	load_modules();
 
 	shell = !access(MACHINE "window", F_OK);
 	open_tty(shell);
@@ -225,9 +328,13 @@ int main(void)
 	for (; *argv; argv++)
 		putenv(*argv);
 	argv = slurp_list(MACHINE "command");
+	kvm = has_kvm();
 	pid = start(argv, shell);
 	while (waitpid(-1, &status, 0) != pid)
 		;
+	/* The command may have loaded it, or unloaded it. */
+	if (!kvm && !has_kvm())
+		report("note there is no /dev/kvm: the kernel wants CONFIG_KVM_INTEL=y, or its modules by --modules");
 	report("exit %d", WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status));
 	power_off();
 }

@@ -19,15 +19,14 @@ bool __ro_after_init enable_cet = true;
 module_param_named(cet, enable_cet, bool, 0444);
 
 /*
- * VM exit loads IA32_S_CET from the VMCS.  The kernel uses the same value on all
- * CPUs, but for a while in firmware or on the way out of suspend: kernel IBT is
- * on or off.
+ * VM exit loads IA32_S_CET from the VMCS.  All CPUs have the same value, as
+ * kernel IBT is on or off, except in firmware and on the way out of suspend.
  */
 static u64 __ro_after_init host_s_cet;
 
 static __init bool vmx_can_use_cet(void)
 {
-	/* Host and guest state would mix without. */
+	/* Without the controls, the host would run with state of the guest. */
 	if (!IS_ENABLED(CONFIG_X86_64) || !cpu_has_load_cet_ctrl())
 		return false;
 
@@ -39,14 +38,14 @@ static __init bool vmx_can_use_cet(void)
 		return false;
 
 	/*
-	 * Shadow paging can't express shadow stack pages, nor can the emulator
-	 * run code that uses CET, be it real mode code or accesses to guest
+	 * Shadow paging can't express shadow stack pages.  The emulator doesn't
+	 * know CET, but runs real mode code, and instructions that access guest
 	 * physical addresses that the guest believes to be reserved.
 	 */
 	if (!enable_ept || !enable_unrestricted_guest || allow_smaller_maxphyaddr)
 		return false;
 
-	/* The guest must be able to context switch what the host does. */
+	/* The guest must be able to switch U_CET and PLx_SSP by XSAVES. */
 	if (!boot_cpu_has(X86_FEATURE_XSAVES) || !cpu_has_vmx_xsaves() ||
 	    (kvm_caps.supported_xss & XFEATURE_MASK_CET_ALL) != XFEATURE_MASK_CET_ALL)
 		return false;

@@ -32,7 +32,7 @@ bool nested_vmx_cet_field_exists(struct kvm_vcpu *vcpu, unsigned long field)
 	}
 }
 
-/* What guest and host state have in common, but for the range of SSP. */
+/* The checks that guest and host state share: all but the range of SSP. */
 static int nested_vmx_check_cet_state(struct kvm_vcpu *vcpu, u64 s_cet, u64 ssp,
 				      u64 ssp_tbl)
 {
@@ -59,7 +59,7 @@ int nested_vmx_check_cet_host_state(struct kvm_vcpu *vcpu,
 	    CC(!kvm_is_valid_ssp_msr(vcpu, vmcs12->host_ssp)))
 		return -EINVAL;
 
-	/* An L1 that isn't in 64-bit mode has 32 bits of either. */
+	/* Outside of 64-bit mode, S_CET and SSP have 32 bits. */
 	if (!(vmcs12->vm_exit_controls & VM_EXIT_HOST_ADDR_SPACE_SIZE) &&
 	    (CC(vmcs12->host_s_cet >> 32) || CC(vmcs12->host_ssp >> 32)))
 		return -EINVAL;

@@ -13,8 +13,8 @@
 bool nested_vmx_cet_field_exists(struct kvm_vcpu *vcpu, unsigned long field);
 
 /*
- * Check what the next VM exit is to load.  Return 0, or -EINVAL if VM entry must
- * fail with VMfailValid.
+ * Check what the next VM exit is to load.  Return 0, or -EINVAL if VM entry
+ * must fail with VMfailValid.
  */
 int nested_vmx_check_cet_host_state(struct kvm_vcpu *vcpu,
 				    struct vmcs12 *vmcs12);

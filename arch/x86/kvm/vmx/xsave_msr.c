@@ -4,10 +4,10 @@
  * runs, they are in hardware along with the rest of the guest's FPU state.
  *
  * The guest's FPU being loaded doesn't mean that the guest's values are in the
- * registers: a softirq that uses the FPU saves them to memory, and so does being
- * scheduled out, after which the registers can have another task's values.
+ * registers: a softirq that uses the FPU saves them to memory, and so does a
+ * task switch, after which the registers can have another task's values.
  * TIF_NEED_FPU_LOAD says so.  A write to the MSR would be lost by the reload, a
- * read could return a value of somebody else.
+ * read could return another task's value.
  *
  * Disable IRQs, reload if needed, and access the MSR before anything can get in
  * between.

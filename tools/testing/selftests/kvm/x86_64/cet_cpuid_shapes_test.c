@@ -21,7 +21,7 @@ FIXTURE_VARIANT(shape)
 	int first_missing, last_missing;
 	/* They are there, but all zero. */
 	bool empty;
-	bool no_xsaves;
+	bool no_xsave, no_xsaves;
 	bool has_shstk;
 };
 
@@ -42,6 +42,15 @@ FIXTURE_VARIANT_ADD(shape, no_component) { .first_missing = -1 };
 
 FIXTURE_VARIANT_ADD(shape, no_xsaves) {
 	.xss = XFEATURE_MASK_CET, .first_missing = -1, .no_xsaves = true,
+};
+
+FIXTURE_VARIANT_ADD(shape, no_xsave) {
+	.xss = XFEATURE_MASK_CET, .first_missing = -1, .no_xsave = true,
+};
+
+/* I.e. not even FP and SSE */
+FIXTURE_VARIANT_ADD(shape, no_sub_leaf_0) {
+	.xss = XFEATURE_MASK_CET,
 };
 
 FIXTURE_VARIANT_ADD(shape, no_sub_leaf_11) {
@@ -88,6 +97,8 @@ static void set_shape(struct kvm_vcpu *vcpu, bool shstk, bool ibt,
 	int i, index;
 
 	vcpu_init_cet(vcpu, shstk, ibt);
+	if (variant->no_xsave)
+		vcpu_clear_cpuid_feature(vcpu, X86_FEATURE_XSAVE);
 	/* KVM may have taken the bit away already. */
 	entry = vcpu_get_cpuid_entry(vcpu, 7);
 	if (shstk)

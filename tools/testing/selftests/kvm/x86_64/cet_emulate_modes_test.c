@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * Instructions that KVM emulates in user mode, in 32-bit mode and in real mode:
- * which of the CET state is in effect there.
+ * which of the CET state is in effect there.  INT n in real mode is emulated if
+ * its delivery faults.
  */
 #include "kvm_test_harness.h"
 #include "cet.h"
@@ -290,32 +291,21 @@ TEST_F_TIMEOUT(insns32, protected_mode, 600)
 	}
 }
 
-/* In real mode, there is no CET. */
-KVM_ONE_VCPU_TEST(emulate_modes, real_mode, NULL)
+/* Have the vCPU be at @code in real mode, with @handler for @vector. */
+static void init_real_mode(struct kvm_vcpu *vcpu, const void *code, size_t size,
+			   int vector, const uint8_t handler[2])
 {
-	static const uint8_t code[] = {
-		0x0f, 0x0b, 'k', 'v', 'm',	/* KVM_FEP */
-		0xe8, 0, 0,			/* call 1f */
-		0xe6, CET_PORT,			/* 1: out %al, $CET_PORT */
-	};
-	/* What #UD would get to */
-	static const uint8_t handler[] = { 0xe6, CET_PORT + 1 };
+	uint32_t *ivt = addr_gpa2hva(vcpu->vm, 0);
 	struct kvm_sregs sregs;
 	struct kvm_regs regs;
-	uint32_t *ivt;
 
-	vm_init_cet(vcpu->vm);
-	vcpu_init_cet(vcpu, true, true);
-	cet_set_msr(vcpu, MSR_IA32_S_CET, CET_BOTH_EN);
-
-	ivt = addr_gpa2hva(vcpu->vm, 0);
-	ivt[UD_VECTOR] = 0x1800;
-	memcpy(addr_gpa2hva(vcpu->vm, 0x1000), code, sizeof(code));
-	memcpy(addr_gpa2hva(vcpu->vm, 0x1800), handler, sizeof(handler));
+	ivt[vector] = 0x1800;
+	memcpy(addr_gpa2hva(vcpu->vm, 0x1000), code, size);
+	memcpy(addr_gpa2hva(vcpu->vm, 0x1800), handler, 2);
 
 	vcpu_sregs_get(vcpu, &sregs);
 	sregs.cr0 &= ~(X86_CR0_PE | X86_CR0_PG);
-	sregs.cr4 = X86_CR4_CET;
+	sregs.cr4 = 0;
 	sregs.efer = 0;
 	sregs.idt.base = 0;
 	sregs.idt.limit = 0xffff;
@@ -330,10 +320,59 @@ KVM_ONE_VCPU_TEST(emulate_modes, real_mode, NULL)
 	regs.rip = 0x1000;
 	regs.rsp = 0x2000;
 	vcpu_regs_set(vcpu, &regs);
+}
+
+/* In real mode, there is no CET. */
+KVM_ONE_VCPU_TEST(emulate_modes, real_mode, NULL)
+{
+	static const uint8_t code[] = {
+		0x0f, 0x0b, 'k', 'v', 'm',	/* KVM_FEP */
+		0xe8, 0, 0,			/* call 1f */
+		0xe6, CET_PORT,			/* 1: out %al, $CET_PORT */
+	};
+	/* What #UD would get to */
+	static const uint8_t handler[] = { 0xe6, CET_PORT + 1 };
+	struct kvm_sregs sregs;
+
+	vm_init_cet(vcpu->vm);
+	vcpu_init_cet(vcpu, true, true);
+	cet_set_msr(vcpu, MSR_IA32_S_CET, CET_BOTH_EN);
+	init_real_mode(vcpu, code, sizeof(code), UD_VECTOR, handler);
+	vcpu_sregs_get(vcpu, &sregs);
+	sregs.cr4 = X86_CR4_CET;
+	vcpu_sregs_set(vcpu, &sregs);
 
 	vcpu_run(vcpu);
 	TEST_ASSERT_KVM_EXIT_REASON(vcpu, KVM_EXIT_IO);
 	TEST_ASSERT(vcpu->run->io.port == CET_PORT, "CALL raised #UD");
+}
+
+/* INT n with a stack that can't be written, for which KVM emulates it */
+KVM_ONE_VCPU_TEST(emulate_modes, int_in_real_mode, NULL)
+{
+	static const uint8_t code[] = { 0xcd, 0x20 };	/* int $0x20 */
+	static const uint8_t handler[] = { 0xe6, CET_PORT };
+	struct kvm_run *run = vcpu->run;
+	struct kvm_sregs sregs;
+	int writes = 0;
+
+	vm_userspace_mem_region_add(vcpu->vm, VM_MEM_SRC_ANONYMOUS, CODE,
+				    CODE_SLOT, 1, KVM_MEM_READONLY);
+	init_real_mode(vcpu, code, sizeof(code), 0x20, handler);
+	vcpu_sregs_get(vcpu, &sregs);
+	sregs.ss.base = CODE - 0x1000;
+	vcpu_sregs_set(vcpu, &sregs);
+
+	vcpu_run(vcpu);
+	while (run->exit_reason == KVM_EXIT_MMIO) {
+		TEST_ASSERT(run->mmio.is_write, "A read");
+		TEST_ASSERT_EQ(run->mmio.phys_addr & PAGE_MASK, CODE);
+		writes++;
+		vcpu_run(vcpu);
+	}
+	TEST_ASSERT_KVM_EXIT_REASON(vcpu, KVM_EXIT_IO);
+	TEST_ASSERT_EQ(run->io.port, CET_PORT);
+	TEST_ASSERT(writes, "INT pushed nothing");
 }
 
 int main(int argc, char *argv[])

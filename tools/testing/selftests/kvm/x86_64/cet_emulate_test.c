@@ -100,7 +100,7 @@ PAYLOAD(guest_jmp_compat,
 	"ljmp *(%rsp); jmp 3f; 4: .code32; ljmp $8, $2f; .code64")
 
 /*
- * The handlers of #UD and #GP end the payload.  IRET wants to return to where
+ * The handlers of exceptions end the payload.  IRET wants to return to where
  * the exception came from while there is a shadow stack: turn CET off.
  */
 #define END_PAYLOAD				\
@@ -118,6 +118,14 @@ static __attribute__((naked)) void guest_ud_handler(void)
 {
 	asm("endbr64\n"
 	    "movq $6, seen+32(%rip)\n"
+	    END_PAYLOAD);
+}
+
+static __attribute__((naked)) void guest_np_handler(void)
+{
+	asm("endbr64\n"
+	    "movq $11, seen+32(%rip)\n"
+	    "pop seen+40(%rip)\n"
 	    END_PAYLOAD);
 }
 
@@ -397,15 +405,23 @@ KVM_ONE_VCPU_TEST(emulate, cr4_cet_clear, NULL)
 
 /* 32-bit code, readable, accessed, flat */
 #define COMPAT_DESCRIPTOR	0x00cf9b000000ffffull
+#define DESCRIPTOR_PRESENT	BIT_ULL(47)
+#define COMPAT_CS		256
 #define WIDE_GVA		0x7f0000000000ull
+
+static void set_compat_descriptor(struct kvm_vcpu *vcpu, uint64_t descriptor)
+{
+	uint64_t *gdt = addr_gva2hva(vcpu->vm, vcpu->vm->arch.gdt);
+
+	gdt[COMPAT_CS / sizeof(*gdt)] = descriptor;
+}
 
 /* Far JMP to compatibility mode; returns whether that raised #GP(0). */
 static bool jmp_compat_faults(struct kvm_vcpu *vcpu, uint64_t s_cet)
 {
-	uint64_t *gdt = addr_gva2hva(vcpu->vm, vcpu->vm->arch.gdt);
 	bool done, gave_up;
 
-	gdt[256 / sizeof(*gdt)] = COMPAT_DESCRIPTOR;
+	set_compat_descriptor(vcpu, COMPAT_DESCRIPTOR);
 	gave_up = run(vcpu, guest_jmp_compat, s_cet, &done);
 	TEST_ASSERT(!gave_up, "KVM gave up on JMP to compatibility mode");
 	if (done) {
@@ -458,6 +474,23 @@ KVM_ONE_VCPU_TEST(emulate, jmp_to_compat_with_narrow_or_unused_ssp, NULL)
 	cet_run(vcpu, guest_call_return, CET_SHSTK_EN);
 	TEST_ASSERT(!jmp_compat_faults(vcpu, 0),
 		    "#GP although there is no shadow stack");
+}
+
+/* That the segment is not present comes first. */
+KVM_ONE_VCPU_TEST(emulate, jmp_to_absent_compat_with_wide_ssp, NULL)
+{
+	bool done;
+
+	init(vcpu, true);
+	widen_ssp(vcpu);
+	set_compat_descriptor(vcpu, COMPAT_DESCRIPTOR & ~DESCRIPTOR_PRESENT);
+	cet_enable(vcpu);
+	vm_set_raw_handler(vcpu->vm, NP_VECTOR, guest_np_handler);
+	TEST_ASSERT(!run(vcpu, guest_jmp_compat, CET_SHSTK_EN, &done),
+		    "KVM gave up on JMP to a segment that is not present");
+	expect_untouched("JMP to a segment that is not present", done);
+	TEST_ASSERT_EQ(seen.vector, NP_VECTOR);
+	TEST_ASSERT_EQ(seen.error_code, COMPAT_CS);
 }
 
 /* The control: KVM can emulate all of these. */

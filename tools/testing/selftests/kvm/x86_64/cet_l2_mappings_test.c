@@ -307,7 +307,7 @@ static const struct instruction {
 	{ "interrupt", l2_interrupted, DELIVERS, STACK,
 	  .event = EXTERNAL_INTR },
 
-	{ "INT", l2_nop, DELIVERS, L1_STACK },
+	{ "INT", l2_interrupted, DELIVERS, L1_STACK },
 };
 
 /* guest_nested() calls these before VM entry: for the first time, ... */
@@ -748,8 +748,13 @@ static void run_l2(struct test *t, void (*prepare)(void))
 	}
 }
 
+/* Twice at the same RIP and RSP; in between, KVM maps all of L2 again. */
 static void run_l1(struct test *t)
 {
+	cet_prepare(t->vcpu, l1_int, L1_GVA + STACK_OFFSET, 0);
+	if (!run(t, MAX_EXITS))
+		return;
+	run_l2(t, l1_first);
 	cet_prepare(t->vcpu, l1_int, L1_GVA + STACK_OFFSET, 0);
 	if (run(t, MAX_EXITS))
 		note(t, "ok");

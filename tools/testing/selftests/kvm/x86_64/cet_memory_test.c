@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * Shadow stacks as memory: they are logged as dirty, faults are told from those
- * of other accesses, and what KVM can't do to them, it doesn't.
+ * of other accesses, and what KVM can't do to them, it doesn't.  An ordinary
+ * stack may share its page with a page table that KVM shadows.
  */
 #include <linux/bitmap.h>
 
@@ -20,6 +21,11 @@
 #define TOUCHED_PAGES		3
 
 #define PFERR_SS_MASK		BIT(6)
+
+/* What a page directory of its own maps, and that directory as a stack */
+#define MAPPED_GVA		0x700000000000ull
+#define DIRECTORY_GVA		0x710000000000ull
+#define VECTOR			0x40
 
 static __attribute__((naked)) void guest_call_deeply(void)
 {
@@ -185,6 +191,46 @@ KVM_ONE_VCPU_TEST(memory, page_fault_error_codes, NULL)
 	expect_pf(vcpu, guest_wrss_to_shadow_stack, 0);
 	expect_pf(vcpu, guest_mov_to_shadow_stack, write);
 	expect_pf(vcpu, guest_wrss_to_data, write | PFERR_SS_MASK);
+}
+
+static __attribute__((naked)) void handle_vector(void)
+{
+	asm("endbr64\n"
+	    "mov %rbx, %rsp\n"
+	    "jmp *%r12\n");
+}
+
+/* Use the directory, then the stack at arg[0] in it, always by the same INT. */
+static void guest_int_on_directory(struct cet_call *call)
+{
+	for (; call->ret < call->arg[1]; call->ret++) {
+		READ_ONCE(*(uint64_t *)MAPPED_GVA);
+		asm volatile("mov %%rsp, %%rbx\n"
+			     "lea 1f(%%rip), %%r12\n"
+			     "mov %0, %%rsp\n"
+			     "int $" __stringify(VECTOR) "\n"
+			     "1:\n"
+			     : : "r"(call->arg[0]) : "rbx", "r12", "memory");
+	}
+}
+
+/* Without EPT, the directory is write-protected whenever it has been used. */
+KVM_ONE_VCPU_TEST(memory, stack_in_page_directory, NULL)
+{
+	struct kvm_vm *vm = vcpu->vm;
+	int level = PG_LEVEL_2M;
+	uint64_t *directory;
+
+	vm_init_cet(vm);
+	vcpu_init_cet(vcpu, false, false);
+	vm_set_raw_handler(vm, VECTOR, handle_vector);
+	virt_map(vm, MAPPED_GVA, 0, 1);
+	directory = __vm_get_page_table_entry(vm, MAPPED_GVA, &level);
+	virt_map(vm, DIRECTORY_GVA, addr_hva2gpa(vm, directory), 1);
+
+	/* The entries there map nothing. */
+	TEST_ASSERT_EQ(cet_call(vcpu, guest_int_on_directory,
+				DIRECTORY_GVA + PAGE_SIZE - 64, 2)->ret, 2);
 }
 
 int main(int argc, char *argv[])

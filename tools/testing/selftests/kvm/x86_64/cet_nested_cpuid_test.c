@@ -117,6 +117,12 @@ TEST_F(in_l2, feature_msr_refused)
 	TEST_ASSERT(_vcpu_set_msr(self->vcpu, MSR_IA32_ARCH_CAPABILITIES,
 				  val) == 1,
 		    "KVM_SET_MSRS refused the same value in L2");
+
+	/* VMX operation fixes these, and refuses the same value, too. */
+	val = vcpu_get_msr(self->vcpu, MSR_IA32_VMX_TRUE_ENTRY_CTLS);
+	TEST_ASSERT(!_vcpu_set_msr(self->vcpu, MSR_IA32_VMX_TRUE_ENTRY_CTLS,
+				   val),
+		    "KVM_SET_MSRS set a VMX capability MSR in L2");
 }
 
 int main(int argc, char *argv[])

@@ -6,6 +6,8 @@
 #include "kvm_test_harness.h"
 #include "cet_nested.h"
 
+static const struct cet_vmcs_state none;
+
 /* With CR4.CET clear, these have no effect. */
 static const struct cet_vmcs_state l1 = {
 	CET_ENDBR_EN | 0x1000000, 0x1001000, 0x1002000,
@@ -98,6 +100,45 @@ TEST_F(refused, control)
 	cet_run_nested(self->vcpu);
 	TEST_ASSERT_EQ(self->n->error, INVALID_CONTROL_FIELD);
 	expect_refused(self->vcpu, self->n, &l1);
+}
+
+/*
+ * The VM entry has come from user space: what that sets of CET state afterwards
+ * is L2's if VM entry loads it, and otherwise L1's.
+ */
+TEST_F(refused, restored_pending_entry)
+{
+	struct kvm_vm *vm = self->vcpu->vm;
+	struct kvm_x86_state *state;
+	uint8_t *vmcs12;
+
+	self->n->l2 = l2_read_out_write;
+	cet_run_l2_to_out(self->vcpu);
+	vcpu_set_cet_state(self->vcpu, &none);
+	state = vcpu_save_state(self->vcpu);
+	kvm_vm_release(vm);
+	self->vcpu = vm_recreate_with_one_vcpu(vm);
+
+	state->nested.flags |= KVM_STATE_NESTED_RUN_PENDING;
+	vmcs12 = state->nested.data.vmx[0].vmcs12;
+	memcpy(&vmcs12[VMCS12_GUEST_CET], &guest, sizeof(guest));
+	/* Blocking by STI and by MOV SS */
+	*(uint32_t *)&vmcs12[VMCS12_INTERRUPTIBILITY] = 3;
+	vcpu_load_state(self->vcpu, state);
+	kvm_x86_state_cleanup(state);
+	vcpu_set_cet_state(self->vcpu, variant->entry ? &guest : &l1);
+
+	state = vcpu_save_state(self->vcpu);
+	vmcs12 = state->nested.data.vmx[0].vmcs12;
+	cet_expect_state((void *)&vmcs12[VMCS12_GUEST_CET], &guest, "vmcs12");
+	kvm_x86_state_cleanup(state);
+
+	vcpu_run(self->vcpu);
+	cet_finish_nested(self->vcpu);
+	TEST_ASSERT_EQ(self->n->reason, INVALID_GUEST_STATE);
+	self->n->l2 = l2_read;
+	expect_refused(self->vcpu, self->n, variant->exit ? &host :
+		       variant->entry ? &none : &l1);
 }
 
 /* KVM forces the vCPU out of an L2 that comes after a VM entry that failed. */

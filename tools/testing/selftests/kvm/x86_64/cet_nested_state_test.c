@@ -183,6 +183,21 @@ TEST_F(state, migrate_msrs_last)
 	expect_end(self->vcpu, self->n);
 }
 
+/*
+ * A vCPU that is in L2 already leaves it first.  That replaces MSRs that have
+ * come before, if VM exit loads L1's.
+ */
+TEST_F(state, restored_in_l2)
+{
+	struct kvm_x86_state *state = vcpu_save_state(self->vcpu);
+
+	vcpu_nested_state_set(self->vcpu, &state->nested);
+	kvm_x86_state_cleanup(state);
+	vcpu_expect_cet_state(self->vcpu, variant->exit ? &host : &l2, "L2");
+	vcpu_set_cet_state(self->vcpu, &l2);
+	expect_end(self->vcpu, self->n);
+}
+
 /* From a VM entry that has yet to happen: it loads what it is to load. */
 TEST_F(state, migrate_run_pending)
 {
@@ -538,7 +553,7 @@ static void leave_by_init(struct kvm_vcpu *vcpu)
 	vcpu_mp_state_get(vcpu, &mp_state);
 }
 
-/* Nothing that L1 sees, but it has the state that a VM exit would load. */
+/* Nothing that L1 sees, but it has the state that the VM-exit control loads. */
 TEST_F(state, forced_exits)
 {
 	static void (*const leave[])(struct kvm_vcpu *) = {

@@ -9,6 +9,9 @@
 
 #define SSP_ID		KVM_X86_REG_KVM(KVM_REG_GUEST_SSP)
 
+/* In struct vmcs12 of KVM_GET_NESTED_STATE */
+#define VMCS12_INTERRUPTIBILITY	912
+
 /* Who has written the CET MSRs: cet_val() has a value for each. */
 enum writer {
 	L1 = 1, L2, HOST, ENTRY_LIST, EXIT_LIST,
@@ -213,6 +216,14 @@ static void run_l2_to_out(struct kvm_vcpu *vcpu)
 	}
 }
 
+static void host_set_msrs(struct kvm_vcpu *vcpu)
+{
+	int i;
+
+	for (i = 0; i < CET_NR_MSRS; i++)
+		cet_set_msr(vcpu, cet_msrs[i], cet_val(cet_msrs[i], HOST));
+}
+
 static void expect_msrs(struct kvm_vm *vm, uint64_t *msrs, enum writer writer)
 {
 	uint64_t val, *got = addr_gva2hva(vm, (vm_vaddr_t)msrs);
@@ -293,17 +304,12 @@ TEST_F(nested, kept_by_failed_entries)
 TEST_F(nested, host_access_while_l2_runs)
 {
 	struct kvm_vm *vm = self->vcpu->vm;
-	int i;
 
 	cet_prepare(self->vcpu, guest_l1, (uint64_t)l2_write_and_out, 0);
 	run_l2_to_out(self->vcpu);
 	host_expect_msrs(self->vcpu, L2);
 
-	for (i = 0; i < CET_NR_MSRS; i++) {
-		uint32_t msr = cet_msrs[i];
-
-		cet_set_msr(self->vcpu, msr, cet_val(msr, HOST));
-	}
+	host_set_msrs(self->vcpu);
 	vcpu_run(self->vcpu);
 	finish_l1(self->vcpu);
 	expect_msrs(vm, l2_msrs, HOST);
@@ -349,6 +355,32 @@ TEST_F(nested, migrate_in_l2)
 	finish_l1(self->vcpu);
 	expect_msrs(vm, l2_msrs, L2);
 	expect_msrs(vm, l1_msrs, L2);
+}
+
+/* The MSRs come last, and the CPU refuses the VM entry: they are L1's. */
+TEST_F(nested, migrate_before_failed_entry)
+{
+	struct kvm_vm *vm = self->vcpu->vm;
+	struct kvm_x86_state *state;
+
+	cet_prepare(self->vcpu, guest_l1, (uint64_t)l2_write_and_out, 0);
+	run_l2_to_out(self->vcpu);
+
+	state = vcpu_save_state(self->vcpu);
+	state->nested.flags |= KVM_STATE_NESTED_RUN_PENDING;
+	/* Blocking by STI and by MOV SS */
+	*(uint32_t *)&state->nested.data.vmx[0].vmcs12[VMCS12_INTERRUPTIBILITY] =
+		3;
+	kvm_vm_release(vm);
+	self->vcpu = vm_recreate_with_one_vcpu(vm);
+	vcpu_load_state(self->vcpu, state);
+	kvm_x86_state_cleanup(state);
+	host_set_msrs(self->vcpu);
+
+	vcpu_run(self->vcpu);
+	TEST_ASSERT_EQ(finish_l1(self->vcpu)->ret, EXIT_REASON_FAILED_VMENTRY |
+						   EXIT_REASON_INVALID_STATE);
+	expect_msrs(vm, l1_msrs, HOST);
 }
 
 int main(int argc, char *argv[])

@@ -138,6 +138,7 @@ TEST_F(stale, msrs_lost)
 	struct kvm_nested_state nested = no_nested;
 	struct kvm_x86_state *state;
 
+	self->n->load_guest = true;
 	cet_run_l2_to_out(self->vcpu);
 	state = vcpu_save_state(self->vcpu);
 	fail_entry_of_l1(self->vcpu);

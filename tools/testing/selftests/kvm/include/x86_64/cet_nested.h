@@ -51,6 +51,7 @@ struct cet_vmcs_state {
 
 #define VMCS12_PIN_CTLS		744
 #define VMCS12_ENTRY_INTR_INFO	788
+#define VMCS12_INTERRUPTIBILITY	912
 #define VMCS12_HOST_CET		680
 #define VMCS12_GUEST_CET	704
 

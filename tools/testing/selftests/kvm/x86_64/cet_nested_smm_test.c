@@ -1,0 +1,199 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * L2's state that RSM or user space loads, rather than a VM entry that has
+ * checked it.  CET is off.
+ */
+#include "kvm_test_harness.h"
+#include "cet.h"
+#include "vmx.h"
+
+/* The memory slot is one of SMM's address space. */
+#define SMRAM_GPA		0x1000000
+#define SMRAM_SLOT		(BIT(16) | 1)
+#define SMRAM_PAGES		16
+#define SMRAM_HANDLER		0x8000
+/* In the 64-bit map: LDTR's selector, and its attributes above that */
+#define SMRAM_LDTR		0xfe70
+
+#define SMI_PORT		0x81
+
+/* In 16-bit code: out %al, $SMI_PORT; rsm */
+static const uint8_t smi_handler[] = { 0xe6, SMI_PORT, 0x0f, 0xaa };
+
+/* Present, and of a type that LDTR can't have */
+#define BAD_LDTR		0x00850008
+
+/* 32-bit code, at an address that is the same with and without paging */
+#define CODE			0x30000000
+#define CODE_SLOT		10
+
+static const uint8_t enter_long_mode[] = {
+	0x0f, 0x20, 0xc0,		/* mov %cr0, %eax */
+	0x0f, 0xba, 0xe8, 0x1f,		/* bts $31, %eax, that is CR0.PG */
+	0x0f, 0x22, 0xc0,		/* mov %eax, %cr0 */
+	0xe6, CET_PORT,			/* out %al, $CET_PORT */
+	0x0f, 0x01, 0xc1,		/* vmcall */
+};
+
+/* Guest data */
+static struct vmx_pages *vmx;
+
+static void l2_out(void)
+{
+	asm volatile("out %%al, %0" : : "i"(CET_PORT));
+	vmcall();
+}
+
+static void guest_l1(struct cet_call *call)
+{
+	guest_prepare_l2(vmx, l2_out);
+	GUEST_ASSERT(!vmlaunch());
+	call->ret = vmreadz(VM_EXIT_REASON);
+}
+
+static void guest_l1_of_protected_mode(struct cet_call *call)
+{
+	guest_prepare_l2(vmx, (void *)CODE);
+	vmwrite(GUEST_CS_AR_BYTES, 0xc09b);
+	vmwrite(SECONDARY_VM_EXEC_CONTROL, vmreadz(SECONDARY_VM_EXEC_CONTROL) |
+		SECONDARY_EXEC_UNRESTRICTED_GUEST);
+	vmwrite(VM_ENTRY_CONTROLS, (vmreadz(VM_ENTRY_CONTROLS) &
+		~VM_ENTRY_IA32E_MODE) | VM_ENTRY_LOAD_IA32_EFER);
+	vmwrite(GUEST_IA32_EFER, rdmsr(MSR_EFER) & ~EFER_LMA);
+	vmwrite(GUEST_CR0, vmreadz(GUEST_CR0) & ~X86_CR0_PG);
+	GUEST_ASSERT(!vmlaunch());
+	call->ret = vmreadz(VM_EXIT_REASON);
+}
+
+FIXTURE(nested_smm)
+{
+	struct kvm_vcpu *vcpu;
+	struct vmx_pages *vmx;
+	uint32_t *smram_ldtr;
+};
+
+FIXTURE_SETUP(nested_smm)
+{
+	struct kvm_vm *vm = vm_create_cet(&self->vcpu, false, false);
+	vm_vaddr_t gva;
+	void *smram;
+
+	self->vmx = vcpu_alloc_vmx(vm, &gva);
+	write_guest_global(vm, vmx, (struct vmx_pages *)gva);
+
+	vm_userspace_mem_region_add(vm, VM_MEM_SRC_ANONYMOUS, SMRAM_GPA,
+				    SMRAM_SLOT, SMRAM_PAGES, 0);
+	vcpu_set_msr(self->vcpu, MSR_IA32_SMBASE, SMRAM_GPA);
+	smram = addr_gpa2hva(vm, SMRAM_GPA);
+	memcpy(smram + SMRAM_HANDLER, smi_handler, sizeof(smi_handler));
+	self->smram_ldtr = smram + SMRAM_LDTR;
+}
+
+FIXTURE_TEARDOWN(nested_smm)
+{
+	kvm_vm_free(self->vcpu->vm);
+}
+
+static void run_to_out(struct kvm_vcpu *vcpu, uint16_t port)
+{
+	vcpu_run(vcpu);
+	TEST_ASSERT_KVM_EXIT_REASON(vcpu, KVM_EXIT_IO);
+	TEST_ASSERT_EQ(vcpu->run->io.port, port);
+	vcpu_run_complete_io(vcpu);
+}
+
+static void run_l2_to_out(struct kvm_vcpu *vcpu, void (*l1)(struct cet_call *))
+{
+	cet_prepare(vcpu, l1, 0, 0);
+	run_to_out(vcpu, CET_PORT);
+}
+
+static void enter_smm(struct kvm_vcpu *vcpu)
+{
+	struct kvm_vcpu_events events;
+
+	vcpu_events_get(vcpu, &events);
+	events.flags |= KVM_VCPUEVENT_VALID_SMM;
+	events.smi.pending = true;
+	vcpu_events_set(vcpu, &events);
+	run_to_out(vcpu, SMI_PORT);
+}
+
+static void expect_end_of_l2(struct kvm_vcpu *vcpu)
+{
+	vcpu_run(vcpu);
+	TEST_ASSERT_EQ(cet_finish(vcpu)->ret, EXIT_REASON_VMCALL);
+}
+
+/* L1's VMCS has the mode that L2 was entered in, vmcs12 has its present one. */
+TEST_F(nested_smm, saved_in_smm)
+{
+	struct kvm_vcpu *vcpu = self->vcpu;
+	struct kvm_vm *vm = vcpu->vm;
+
+	TEST_REQUIRE(kvm_cpu_has_ept());
+
+	vm_userspace_mem_region_add(vm, VM_MEM_SRC_ANONYMOUS, CODE, CODE_SLOT,
+				    1, 0);
+	memcpy(addr_gpa2hva(vm, CODE), enter_long_mode, sizeof(enter_long_mode));
+	virt_map(vm, CODE, CODE, 1);
+	prepare_eptp(self->vmx, vm, 0);
+	nested_identity_map_1g(self->vmx, vm, 0, PG_LEVEL_SIZE(PG_LEVEL_1G));
+
+	run_l2_to_out(vcpu, guest_l1_of_protected_mode);
+	enter_smm(vcpu);
+	kvm_x86_state_cleanup(vcpu_save_state(vcpu));
+	expect_end_of_l2(vcpu);
+}
+
+/* Without unrestricted guest, KVM can't enter L2 with such an LDTR. */
+static void expect_l2_after_repair(struct kvm_vcpu *vcpu)
+{
+	struct kvm_sregs sregs;
+	int r = __vcpu_run(vcpu);
+
+	TEST_ASSERT(!r, "KVM_RUN failed, errno %d", errno);
+	TEST_ASSERT_KVM_EXIT_REASON(vcpu, KVM_EXIT_INTERNAL_ERROR);
+	TEST_ASSERT_EQ(vcpu->run->internal.suberror,
+		       KVM_INTERNAL_ERROR_EMULATION);
+
+	vcpu_sregs_get(vcpu, &sregs);
+	sregs.ldt = (struct kvm_segment) { .unusable = 1 };
+	vcpu_sregs_set(vcpu, &sregs);
+	expect_end_of_l2(vcpu);
+}
+
+TEST_F(nested_smm, rsm_with_bad_ldtr)
+{
+	run_l2_to_out(self->vcpu, guest_l1);
+	enter_smm(self->vcpu);
+	*self->smram_ldtr = BAD_LDTR;
+	expect_l2_after_repair(self->vcpu);
+}
+
+/* The same by user space, while a VM entry is pending. */
+TEST_F(nested_smm, set_sregs_with_bad_ldtr)
+{
+	struct kvm_vcpu *vcpu = self->vcpu;
+	struct kvm_x86_state *state;
+
+	run_l2_to_out(vcpu, guest_l1);
+	state = vcpu_save_state(vcpu);
+	state->nested.flags |= KVM_STATE_NESTED_RUN_PENDING;
+	vcpu_nested_state_set(vcpu, &state->nested);
+	state->sregs.ldt = (struct kvm_segment) {
+		.selector = 8, .type = 5, .present = 1,
+	};
+	vcpu_sregs_set(vcpu, &state->sregs);
+	kvm_x86_state_cleanup(state);
+	expect_l2_after_repair(vcpu);
+}
+
+int main(int argc, char *argv[])
+{
+	cet_require();
+	TEST_REQUIRE(kvm_has_cap(KVM_CAP_X86_SMM));
+	TEST_REQUIRE(kvm_cpu_has(X86_FEATURE_VMX));
+
+	return test_harness_run(argc, argv);
+}
