@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
 # Names for what scripts/ does, for those who like make.
 
-.PHONY: help root kernel base selftests deb series diff edit fold repin run bench check check-full check-hardware check-versions fuzz mutants clean
+.PHONY: help root kernel base mainline selftests deb series diff edit fold repin run bench compare check check-full check-hardware check-versions fuzz mutants clean
 help:
 	@echo 'make run        build what is missing, boot it, and show a guest that uses CET'
 	@echo 'make bench      count what CET costs, in instructions; other kernels, too: scripts/bench --kernel BZIMAGE'
@@ -10,10 +10,12 @@ help:
 	@echo 'make check-hardware  the selftests on this computer, for those who have CET and run a kernel with the series'
 	@echo 'make mutants    each rule broken on purpose, which the tests must notice (hours); some: scripts/mutants NAME...'
 	@echo 'make fuzz       random operations on CET of guests; OPERATIONS=n SEED=n KERNEL=patched|debug'
+	@echo 'make compare    the selftests on mainline, whose differences are known: tools/testing/bochs/mainline.expected'
 	@echo 'make check-versions  on which of the sources that apt offers the series applies, builds and passes its tests'
 	@echo
 	@echo 'make kernel     build/6.12/patched/bzImage: Linux 6.12 with the series'
 	@echo 'make base       build/6.12/base/bzImage: the same source and configuration without it'
+	@echo 'make mainline   build/6.12/mainline/bzImage: the newest kernel that apt offers, in the same configuration'
 	@echo 'make selftests  build/selftests: the KVM selftests of the series; others: scripts/selftests-build NAME...'
 	@echo 'make deb        out/deb: Debian packages to install, configured as Debian does it; takes hours'
 	@echo 'make root       build/root: compiler, emulator and QEMU from packages'
@@ -22,7 +24,7 @@ help:
 	@echo 'make fold       bring these commits back into patches/ and the overlay files'
 	@echo 'make series     out/6.12: the series as it is mailed; PARTS=kernel leaves the selftests out; out/6.12-lab: what is not mailed'
 	@echo 'make diff       the series as one diff; of some files: scripts/series-diff PATH...'
-	@echo 'make repin      take the series over to the newest source that apt offers'
+	@echo 'make repin      take the series over to the newest source that apt offers; mainline: SERIES=mainline make repin'
 	@echo
 	@echo 'make clean      remove build/ and out/'
 	@echo
@@ -34,6 +36,8 @@ kernel:
 	@scripts/kernel-build patched
 base:
 	@scripts/kernel-build base
+mainline:
+	@scripts/kernel-build mainline
 selftests:
 	@scripts/selftests-build
 deb:
@@ -46,6 +50,8 @@ run:
 	@scripts/demo
 bench:
 	@scripts/bench
+compare:
+	@scripts/kvm-tests mainline
 check:
 	@scripts/check
 check-full:

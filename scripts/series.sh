@@ -4,10 +4,10 @@
 
 # shellcheck source=scripts/lib.sh
 . "${BASH_SOURCE[0]%/*}/lib.sh"
-# The kernels of kernel-build, each at build/$series/NAME. Those after patched find most of what they
-# compile in the cache.
+# The kernels of kernel-build, each at build/$series/NAME. Those between patched and mainline find
+# most of what they compile in the cache.
 # shellcheck disable=SC2034 # for the script that sources this
-kernel_names=(patched base no-nested debug rt)
+kernel_names=(patched base no-nested debug rt mainline)
 linux_git=$top/build/linux.git
 # The reader's own git configuration must not change a diff or a commit.
 unset GIT_DIR GIT_WORK_TREE GIT_INDEX_FILE
@@ -24,11 +24,14 @@ bare_git() {
 	git --git-dir="$1" config gc.auto 0
 }
 
+# base_of VERSION: the commit of that source. No reference may have a "~", as versions of backports do.
+base_of() { say "refs/heads/base-${1//\~/-}"; }
+
 # need_base: sets $version, the Debian version that BASE_VERSION chooses, and has its source in build/linux.git.
 # shellcheck disable=SC2034 # for the script that sources this
 need_base() {
 	version=$("$top/scripts/kernel-source")
-	base=refs/heads/base-$version
+	base=$(base_of "$version")
 	tip=refs/heads/series-$version
 }
 
@@ -267,6 +270,13 @@ kernel_make() {
 		KBUILD_BUILD_TIMESTAMP='1970-01-01' KBUILD_BUILD_USER=build KBUILD_BUILD_HOST=build KBUILD_BUILD_VERSION=1 "$@"
 }
 
+# is_gone DIRECTORY CONFIG_SYMBOL=VALUE: whether it has mainline, which has no such symbol
+is_gone() {
+	local symbol=${2#CONFIG_}
+	[ "${1##*/}" = mainline ] &&
+		! git -C "$1/linux" grep -qE "^(menu)?config ${symbol%%=*}\$" -- '*Kconfig*'
+}
+
 # kernel_config DIRECTORY LOG FRAGMENT...: has DIRECTORY/obj/.config be tinyconfig and the fragments, unless it is already.
 kernel_config() {
 	local dir=$1 log=$2 config=$1/obj/.config stamp=$1/obj/.made-from from line missing=()
@@ -280,7 +290,7 @@ kernel_config() {
 	while read -r line; do
 		case $line in
 		*=n) ! grep -q "^${line%n}" "$config" || missing+=("$line") ;;
-		*) grep -qFx "$line" "$config" || missing+=("$line") ;;
+		*) grep -qFx "$line" "$config" || is_gone "$dir" "$line" || missing+=("$line") ;;
 		esac
 	done < <(cat "$@" | sed -n 's/^# \(CONFIG_[^ ]*\) is not set$/\1=n/;/^CONFIG_/p' | tac | awk -F = '!seen[$1]++')
 	[ ${#missing[@]} = 0 ] || die "the kernel does not let the configuration have ${missing[*]} (fragment: ${*#"$top"/})"

@@ -9,7 +9,7 @@
 #include "cet.h"
 
 #define SSP_ID			KVM_X86_REG_KVM(KVM_REG_GUEST_SSP)
-#define CTL			(0x5000 | CET_ENDBR_EN | CET_WAIT_ENDBR | \
+#define CTL			(0x4000 | CET_ENDBR_EN | CET_WAIT_ENDBR | \
 				 CET_SHSTK_EN | CET_WRSS_EN)
 #define SSP			0x3000
 

@@ -168,7 +168,6 @@ static const struct insn {
 	{ "JMP r64", guest_jmp_reg, CET_ENDBR_EN, true },
 	{ "JMP m16:32", guest_jmp_far, CET_ENDBR_EN },
 	{ "JMP m16:64", guest_jmp_far64, CET_ENDBR_EN },
-	{ "INT3", guest_int3, CET_BOTH_EN, .gives_up = true },
 	{ "INT n", guest_int_n, CET_BOTH_EN, .gives_up = true },
 	{ "IRET", guest_iret, CET_SHSTK_EN, .gives_up = true },
 	{ "SYSCALL", guest_syscall, CET_BOTH_EN },
@@ -184,6 +183,7 @@ static const struct insn {
 	{ "ENTER", guest_enter, .stack = -24 },
 	{ "LEAVE", guest_leave, .stack = 16 },
 	{ "MOV", guest_mov },
+	{ "INT3", guest_int3, CET_BOTH_EN, .gives_up = true },
 };
 
 /*
@@ -319,19 +319,19 @@ KVM_ONE_VCPU_TEST(emulate, s_cet, NULL)
 {
 	init(vcpu, true);
 	expect_all(vcpu, 0, 0);
-	expect_all(vcpu, 0, CET_SHSTK_EN);
 	expect_all(vcpu, 0, CET_ENDBR_EN);
 	expect_all(vcpu, 0, CET_BOTH_EN);
+	expect_all(vcpu, 0, CET_SHSTK_EN);
 }
 
 /* U_CET matters to all that could change the privilege level. */
 KVM_ONE_VCPU_TEST(emulate, u_cet, NULL)
 {
 	init(vcpu, true);
-	expect_all(vcpu, CET_SHSTK_EN, 0);
 	expect_all(vcpu, CET_ENDBR_EN, 0);
 	expect_all(vcpu, CET_BOTH_EN, 0);
 	expect_all(vcpu, CET_SHSTK_EN, CET_ENDBR_EN);
+	expect_all(vcpu, CET_SHSTK_EN, 0);
 }
 
 /* What user space denies to the guest, KVM still reads. */

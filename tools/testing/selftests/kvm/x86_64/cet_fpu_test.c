@@ -290,7 +290,7 @@ TEST_F(fpu, what_guest_xrstors_loads_is_restorable)
 TEST_F(fpu, other_feature_of_xrstors_is_restorable)
 {
 	static const uint64_t u_cet = CET_SHSTK_EN | CET_WRSS_EN | CET_ENDBR_EN |
-				      CET_WAIT_ENDBR | 0x12345000;
+				      CET_WAIT_ENDBR | 0x12344000;
 	uint64_t *guest_values;
 	struct kvm_vcpu *vcpu;
 	struct kvm_vm *vm;

@@ -64,13 +64,13 @@ TEST_F(ignore, absent_msrs)
 	vcpu_init_cet(vcpu, false, false);
 	for (i = 0; i < CET_NR_MSRS; i++) {
 		if (variant->ignore_msrs == 'Y')
-			cet_set_msr(vcpu, cet_msrs[i], 0x1000);
+			cet_set_msr(vcpu, cet_msrs[i], 0x4000);
 		else
-			cet_refuse_msr(vcpu, cet_msrs[i], 0x1000);
+			cet_refuse_msr(vcpu, cet_msrs[i], 0x4000);
 		cet_set_msr(vcpu, cet_msrs[i], 0);
 		cet_expect_msr(vcpu, cet_msrs[i], 0);
 
-		TEST_ASSERT_EQ(cet_wrmsr(vcpu, cet_msrs[i], 0x1000), vector);
+		TEST_ASSERT_EQ(cet_wrmsr(vcpu, cet_msrs[i], 0x4000), vector);
 		TEST_ASSERT_EQ(cet_rdmsr(vcpu, cet_msrs[i], &val), vector);
 		TEST_ASSERT(vector || !val, "RDMSR of %s returned 0x%lx",
 			    cet_msr_name(cet_msrs[i]), val);
@@ -83,11 +83,11 @@ TEST_F(ignore, bad_values)
 	int i;
 
 	for (i = 0; i < CET_NR_MSRS; i++) {
-		cet_set_msr(vcpu, cet_msrs[i], 0x1000);
+		cet_set_msr(vcpu, cet_msrs[i], 0x4000);
 		cet_refuse_msr(vcpu, cet_msrs[i], NON_CANONICAL);
 		TEST_ASSERT_EQ(cet_wrmsr(vcpu, cet_msrs[i], NON_CANONICAL),
 			       GP_VECTOR);
-		cet_expect_msr(vcpu, cet_msrs[i], 0x1000);
+		cet_expect_msr(vcpu, cet_msrs[i], 0x4000);
 	}
 	cet_set_msr(vcpu, MSR_IA32_XSS, 0);
 	cet_refuse_msr(vcpu, MSR_IA32_XSS, 1);

@@ -198,12 +198,12 @@ TEST(filter_has_no_say_in_xsaves)
 	sregs.cr4 |= X86_CR4_OSXSAVE;
 	vcpu_sregs_set(vcpu, &sregs);
 	cet_set_msr(vcpu, MSR_IA32_XSS, XFEATURE_MASK_CET);
-	cet_set_msr(vcpu, MSR_IA32_U_CET, 0x1000);
+	cet_set_msr(vcpu, MSR_IA32_U_CET, 0x4000);
 
 	set_filter(vm, MSR_IA32_U_CET, false);
-	expect_denied(vcpu, MSR_IA32_U_CET, 0x1000);
+	expect_denied(vcpu, MSR_IA32_U_CET, 0x4000);
 	TEST_ASSERT_EQ(cet_call(vcpu, guest_xsaves, 0, 0)->vector, 0);
-	TEST_ASSERT_EQ(*u_cet, 0x1000);
+	TEST_ASSERT_EQ(*u_cet, 0x4000);
 	kvm_vm_free(vm);
 }
 

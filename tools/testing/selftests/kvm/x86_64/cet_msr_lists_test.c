@@ -165,7 +165,7 @@ TEST_F(lists, one_fpu_swap_per_msr)
 	self->list.header.nmsrs = 2;
 	for (i = 0; i < CET_NR_XSAVE_MSRS; i++) {
 		self->list.entries[0].index = cet_xsave_msrs[i];
-		self->list.entries[0].data = 0x1000;
+		self->list.entries[0].data = 0x4000;
 		self->list.entries[1] = self->list.entries[0];
 		expect_fpu_swaps(self->vcpu, &self->list, 1);
 	}

@@ -116,7 +116,7 @@ static void check_absent(struct kvm_vcpu *vcpu, struct cet_nested *n,
 		    "0 is refused: error %ld, reason 0x%lx", n->error, n->reason);
 }
 
-/* One bit at a time, then what takes more than one. */
+/* One bit at a time, and what takes more than one. */
 static void check_s_cet(struct kvm_vcpu *vcpu, struct cet_nested *n,
 			uint64_t *field, int width, bool shstk, bool ibt,
 			check_fn accept, check_fn refuse)
@@ -124,6 +124,9 @@ static void check_s_cet(struct kvm_vcpu *vcpu, struct cet_nested *n,
 	const uint64_t high = ~0ull << (width - 1);
 	check_fn check;
 	int nr;
+
+	refuse(vcpu, n, field, CET_SUPPRESS | CET_WAIT_ENDBR);
+	refuse(vcpu, n, field, NON_CANONICAL);
 
 	for (nr = 0; nr < 64; nr++) {
 		if (nr < 2)
@@ -135,8 +138,6 @@ static void check_s_cet(struct kvm_vcpu *vcpu, struct cet_nested *n,
 		check(vcpu, n, field, BIT_ULL(nr));
 	}
 
-	refuse(vcpu, n, field, CET_SUPPRESS | CET_WAIT_ENDBR);
-	refuse(vcpu, n, field, NON_CANONICAL);
 	(ibt ? accept : refuse)(vcpu, n, field, high);
 	(ibt ? accept : refuse)(vcpu, n, field, high | 0x3c);
 	(ibt ? accept : refuse)(vcpu, n, field, ~high & ~0xfffull);
@@ -145,9 +146,14 @@ static void check_s_cet(struct kvm_vcpu *vcpu, struct cet_nested *n,
 					 high | 0x3f | CET_WAIT_ENDBR);
 }
 
+/*
+ * An entry that fails must leave L1 its state, see cet_nested_load_test: here,
+ * L1 has it loaded.
+ */
 TEST_F(checks, guest_s_cet)
 {
 	self->n->load_guest = true;
+	self->n->load_host = true;
 	check_s_cet(self->vcpu, self->n, &self->n->guest.s_cet, self->width,
 		    variant->shstk, variant->ibt, accept_guest, refuse_guest);
 }
@@ -169,6 +175,7 @@ TEST_F(checks, guest_ssp)
 	int nr;
 
 	self->n->load_guest = true;
+	self->n->load_host = true;
 	if (!variant->shstk) {
 		check_absent(self->vcpu, self->n, field, refuse_guest);
 		return;
@@ -234,6 +241,7 @@ static void check_ssp_tbl(struct kvm_vcpu *vcpu, struct cet_nested *n,
 TEST_F(checks, guest_ssp_tbl)
 {
 	self->n->load_guest = true;
+	self->n->load_host = true;
 	if (!variant->shstk) {
 		check_absent(self->vcpu, self->n, &self->n->guest.ssp_tbl,
 			     refuse_guest);

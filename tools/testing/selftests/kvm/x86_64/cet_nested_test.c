@@ -36,7 +36,7 @@ static struct vmx_pages *vmx;
  */
 static uint64_t cet_val(uint32_t msr, enum writer writer)
 {
-	uint64_t val = 0x1000000 * writer + 0x1000 * msr;
+	uint64_t val = 0x10000000 * writer + 0x4000 * msr;
 
 	if (msr == MSR_IA32_U_CET || msr == MSR_IA32_S_CET)
 		val |= CET_ENDBR_EN | CET_LEG_IW_EN;

@@ -162,7 +162,7 @@ KVM_ONE_VCPU_TEST(one_reg, msrs, NULL)
 	for (i = 0; i < CET_NR_MSRS; i++) {
 		const uint64_t id = KVM_X86_REG_MSR(cet_msrs[i]);
 		const bool ctl = cet_msrs[i] <= MSR_IA32_S_CET;
-		const uint64_t want = ctl ? 0x1000 * (i + 1) + CET_ENDBR_EN :
+		const uint64_t want = ctl ? 0x4000 * (i + 1) + CET_ENDBR_EN :
 					    0x10000 + 8 * i;
 
 		val = want;

@@ -344,7 +344,7 @@ KVM_ONE_VCPU_TEST(smm, ssp_kept_without_lm, NULL)
 }
 
 /* What L1 has VM exit load to IA32_U_CET. */
-#define L1_U_CET	(0x7000 | CET_ENDBR_EN)
+#define L1_U_CET	(0x4000 | CET_ENDBR_EN)
 
 /* All of these are guest data. */
 static struct vmx_msr_entry exit_load __aligned(16) = {

@@ -11,7 +11,7 @@
 #define SSP_ID			KVM_X86_REG_KVM(KVM_REG_GUEST_SSP)
 
 /* With CR4.CET clear, no value has an effect. */
-#define CTL_VALUE		(0x7fffffff7000 | CET_SHSTK_EN | CET_ENDBR_EN | \
+#define CTL_VALUE		(0x7fffffff4000 | CET_SHSTK_EN | CET_ENDBR_EN | \
 				 CET_WAIT_ENDBR)
 
 static uint64_t value(uint32_t msr)
