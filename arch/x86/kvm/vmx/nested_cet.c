@@ -32,7 +32,11 @@ bool nested_vmx_cet_field_exists(struct kvm_vcpu *vcpu, unsigned long field)
 	}
 }
 
-/* The checks that guest and host state share: all but the range of SSP. */
+/*
+ * The checks that guest and host state share: all but the range of SSP.  That
+ * of the guest isn't among them.  Without shadow stacks, too, XRSTORS can load
+ * IA32_U_CET and IA32_PL3_SSP, from which IRET loads SSP.
+ */
 static int nested_vmx_check_cet_state(struct kvm_vcpu *vcpu, u64 s_cet, u64 ssp,
 				      u64 ssp_tbl)
 {
@@ -74,7 +78,7 @@ int nested_vmx_check_cet_guest_state(struct kvm_vcpu *vcpu,
 		return 0;
 
 	if (nested_vmx_check_cet_state(vcpu, vmcs12->guest_s_cet,
-				       vmcs12->guest_ssp, vmcs12->guest_ssp_tbl) ||
+				       0, vmcs12->guest_ssp_tbl) ||
 	    CC(!kvm_is_valid_ssp(vmcs12->guest_ssp)))
 		return -EINVAL;
 

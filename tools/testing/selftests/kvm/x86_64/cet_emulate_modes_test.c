@@ -347,34 +347,6 @@ KVM_ONE_VCPU_TEST(emulate_modes, real_mode, NULL)
 	TEST_ASSERT(vcpu->run->io.port == CET_PORT, "CALL raised #UD");
 }
 
-/* INT n with a stack that can't be written, for which KVM emulates it */
-KVM_ONE_VCPU_TEST(emulate_modes, int_in_real_mode, NULL)
-{
-	static const uint8_t code[] = { 0xcd, 0x20 };	/* int $0x20 */
-	static const uint8_t handler[] = { 0xe6, CET_PORT };
-	struct kvm_run *run = vcpu->run;
-	struct kvm_sregs sregs;
-	int writes = 0;
-
-	vm_userspace_mem_region_add(vcpu->vm, VM_MEM_SRC_ANONYMOUS, CODE,
-				    CODE_SLOT, 1, KVM_MEM_READONLY);
-	init_real_mode(vcpu, code, sizeof(code), 0x20, handler);
-	vcpu_sregs_get(vcpu, &sregs);
-	sregs.ss.base = CODE - 0x1000;
-	vcpu_sregs_set(vcpu, &sregs);
-
-	vcpu_run(vcpu);
-	while (run->exit_reason == KVM_EXIT_MMIO) {
-		TEST_ASSERT(run->mmio.is_write, "A read");
-		TEST_ASSERT_EQ(run->mmio.phys_addr & PAGE_MASK, CODE);
-		writes++;
-		vcpu_run(vcpu);
-	}
-	TEST_ASSERT_KVM_EXIT_REASON(vcpu, KVM_EXIT_IO);
-	TEST_ASSERT_EQ(run->io.port, CET_PORT);
-	TEST_ASSERT(writes, "INT pushed nothing");
-}
-
 int main(int argc, char *argv[])
 {
 	cet_require();
