@@ -12,8 +12,7 @@ say() { printf '%s\n' "$*"; }
 warn() { printf '%s: %s\n' "$me" "$*" >&2; }
 die() { warn "$@"; exit "${die_status:-1}"; }
 
-# need_host COMMAND=PACKAGE...: has what the host lacks installed, or says what a plain user must
-# ask for.
+# need_host COMMAND=PACKAGE...: installs what the host lacks, or says what root has to install.
 need_host() {
 	local want=() p log=$top/build/log/host-packages.log
 	for p; do
@@ -31,8 +30,8 @@ need_host() {
 
 # is_slow KERNEL: whether it has lockdep, with which an exit takes many times as many instructions
 is_slow() { grep -qsx CONFIG_PROVE_LOCKING=y "$top/tools/testing/bochs/$1.config"; }
-# mhz KERNEL: what it wants for --mhz of the machine. 40 leave guests of a slow one little between
-# two ticks.
+# mhz KERNEL: its --mhz for the machine. With 40, a slow kernel leaves its guests little time
+# between two ticks.
 mhz() { if is_slow "$1"; then say 400; else say 40; fi; }
 
 # lock NAME: waits until no other script holds NAME, and holds it until this one ends.
@@ -44,12 +43,12 @@ lock() {
 		"$fd"; }
 }
 
-# made_from STAMP KEY: whether what STAMP belongs to was made from KEY, as "made STAMP KEY" has
-# noted. If not, STAMP is gone until then.
+# made_from STAMP KEY: whether KEY is what "made STAMP KEY" has written last. If not, STAMP is
+# removed.
 made_from() { [ "$(cat "$1" 2>/dev/null)" = "$2" ] || { rm -f "$1" && false; }; }
 made() { printf '%s\n' "$2" >"$1"; }
 
-# scratch: sets $tmp to a new folder below build/ that goes when this script ends.
+# scratch: sets $tmp to a new folder below build/ that is removed when this script ends.
 scratch() {
 	mkdir -p "$top/build"
 	tmp=$(mktemp -d "$top/build/tmp.XXXXXX")
@@ -77,9 +76,9 @@ ktap() {
 	[[ $remark != SKIP* ]] || verdict=skip
 }
 
-# Tests report in KTAP: results_begin once all is prepared; result NAME COMMAND... for one test,
-# whose output goes to stderr; result_once KEY NAME COMMAND... for one that takes long, and need not
-# be run again once it has passed with KEY; results_end ends the script.
+# Tests report in KTAP. results_begin comes once everything is prepared. result NAME COMMAND... runs
+# one test, whose output goes to stderr. result_once KEY NAME COMMAND... is for a test that takes
+# long: it isn't run again once it has passed with KEY. results_end ends the script.
 results=0
 failures=0
 results_begin() { say 'KTAP version 1'; }
@@ -103,8 +102,8 @@ result_once() {
 		[ "$verdict" != ok ] || { mkdir -p "${stamp%/*}" && made "$stamp" "$1"; }
 	fi
 }
-# in_machine OPTION... -- COMMAND...: runs it there, and leaves what it says in $tmp/out; says REGEX
-# looks there. passes is in_machine where no test is skipped.
+# in_machine OPTION... -- COMMAND...: runs it there, and leaves its output in $tmp/out. says REGEX
+# looks for a line there. passes is in_machine, and fails if a test is skipped.
 in_machine() {
 	local status=0
 	"$top/tools/testing/bochs/run" "$@" </dev/null >"$tmp/out" 2>&1 || status=$?

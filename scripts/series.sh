@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
 # shellcheck shell=bash
-# What the scripts share that read or write patches/, or build what comes of it: a bash script sources it instead of lib.sh.
+# Shared by the scripts that read or write patches/, or build the series. A bash script sources it
+# instead of lib.sh.
 
 # shellcheck source=scripts/lib.sh
 . "${BASH_SOURCE[0]%/*}/lib.sh"
@@ -11,11 +12,12 @@ kernel_names=(patched base no-nested debug rt mainline)
 linux_git=$top/build/linux.git
 # The reader's own git configuration must not change a diff or a commit.
 unset GIT_DIR GIT_WORK_TREE GIT_INDEX_FILE
-# Nor must what a make that started this was told reach the make of the kernel.
+# Nor must options of a make that started this reach the kernel's make.
 unset MAKEFLAGS MAKEOVERRIDES MFLAGS MAKELEVEL
 lgit() { GIT_CONFIG_GLOBAL=/dev/null GIT_CONFIG_NOSYSTEM=1 git --git-dir="$linux_git" "$@"; }
 
-# bare_git DIRECTORY: makes a repository for worktrees. It alone is bare: the kernel's spdxcheck.py would take a worktree for bare, too.
+# bare_git DIRECTORY: makes a repository for worktrees. Only the repository itself is configured as
+# bare: otherwise the kernel's spdxcheck.py takes a worktree for bare, too.
 bare_git() {
 	git init -q --bare "$1"
 	git --git-dir="$1" config extensions.worktreeConfig true
@@ -24,10 +26,12 @@ bare_git() {
 	git --git-dir="$1" config gc.auto 0
 }
 
-# base_of VERSION: the commit of that source. No reference may have a "~", as versions of backports do.
+# base_of VERSION: the commit of that source. Versions of backports have a "~", which no reference
+# may have.
 base_of() { say "refs/heads/base-${1//\~/-}"; }
 
-# need_base: sets $version, the Debian version that BASE_VERSION chooses, and has its source in build/linux.git.
+# need_base: sets $version to the Debian version that BASE_VERSION chooses, and puts its source into
+# build/linux.git.
 # shellcheck disable=SC2034 # for the script that sources this
 need_base() {
 	version=$("$top/scripts/kernel-source")
@@ -38,18 +42,20 @@ need_base() {
 # series_names TOP: the patches of TOP in their order.
 series_names() { sed '/^#/d;/^[[:space:]]*$/d' "$1/patches/$series/series"; }
 
-# series_nested TOP: the patches of the group that can be dropped. series_lab TOP: those after it, which are not mailed.
+# series_nested TOP: the patches for nested guests, which can be left out. series_lab TOP: those
+# after them, which aren't mailed with the series.
 series_nested() { series_section "$1" 'CET for nested guests'; }
 series_lab() { series_section "$1" Laboratory; }
 # series_section TOP HEADING: the patches below the heading that begins so
 series_section() { awk -v heading="# $2" '/^#/ { on = index($0, heading) == 1 } on && !/^#/ && NF' "$1/patches/$series/series"; }
 
-# patch_overlays PATCH...: the new files they bring, named between "---" and diff, each after its patch and a tab
+# patch_overlays PATCH...: the new files they bring, named between "---" and diff, each after its
+# patch and a tab
 patch_overlays() {
 	awk -v OFS='\t' 'FNR == 1 { diff = 0 } /^diff --git / { diff = 1 } !diff && sub(/^Overlay: /, "") { print FILENAME, $0 }' "$@" </dev/null
 }
 
-# patch_notes PATCH: what else stands there, for readers of the mail; the commit has none of it
+# patch_notes PATCH: the other lines there, for readers of the mail. They don't get into the commit.
 patch_notes() { sed -n '1,/^---$/d;/^diff --git /q;/^Overlay: /d;/./p' "$1"; }
 
 # series_overlays TOP [NAME...]: the new files of these patches, or of all.
@@ -81,9 +87,10 @@ series_check() {
 	done < <(series_overlays "$1")
 }
 
-# series_build TOP BASE SCRATCH [NAME...]: commits the series of TOP, or these patches of it, on BASE and sets $built to the last commit.
-# A commit depends on nothing but its files: those already made are found again in a list of what each was made from. All scripts come by
-# here: while nothing is new, no process is started for a single patch.
+# series_build TOP BASE SCRATCH [NAME...]: commits the series of TOP, or these patches of it, on
+# BASE, and sets $built to the last commit. A commit depends on nothing but its files: a list of
+# what each was made from finds existing ones. All scripts call this: for a patch that isn't new, no
+# process is started.
 series_build() {
 	local src=$1 tmp=$3 name key path line loaded='' cache=$linux_git/series-cache dir=$1/patches/$series
 	local -A known=() of=() hash=()
@@ -126,8 +133,9 @@ series_build() {
 
 file_mode() { if [ -x "$1" ]; then echo 100755; else echo 100644; fi; }
 
-# series_commit TOP NAME SCRATCH OVERLAY...: one commit on $built, whose tree is in SCRATCH/index; $built becomes the new commit. The keys
-# of series_build's $hash are all files of the series.
+# series_commit TOP NAME SCRATCH OVERLAY...: makes one commit on $built, whose tree is in
+# SCRATCH/index, and sets $built to it. The keys of series_build's $hash are all files of the
+# series.
 series_commit() {
 	local src=$1 name=$2 tmp=$3 where=patches/$series/$2 path key value
 	local -A info=()
@@ -139,7 +147,7 @@ series_commit() {
 		[ -n "${info[$key]-}" ] || die "$where: needs From:, Date: and Subject:"
 	done
 	if grep -q '^diff --git ' "$tmp/diff"; then
-		# Nothing but offsets is let pass: git apply knows no fuzz.
+		# Only offsets are accepted: git apply knows no fuzz.
 		lgit apply --cached --apply --numstat --whitespace=nowarn "$tmp/diff" >"$tmp/numstat" 2>"$tmp/err" || {
 			warn "$where does not apply:"
 			cat "$tmp/err" >&2
@@ -160,15 +168,17 @@ series_commit() {
 			printf '%s %s\t%s\n' "$(file_mode "$src/$path")" "$value" "$path"
 		done <"$tmp/blobs" | lgit update-index --add --index-info
 	fi
-	# The committer is the author, at the author's date: the same files make the same commit, whoever runs this.
+	# The committer is the author, at the author's date: the same files make the same commit,
+	# whoever runs this.
 	built=$({ printf '%s\n\n' "${info[Subject]}" && cat "$tmp/body"; } | git stripspace |
 		GIT_AUTHOR_NAME=${info[Author]} GIT_AUTHOR_EMAIL=${info[Email]} GIT_AUTHOR_DATE=${info[Date]} \
 			GIT_COMMITTER_NAME=${info[Author]} GIT_COMMITTER_EMAIL=${info[Email]} GIT_COMMITTER_DATE=${info[Date]} \
 			lgit commit-tree -p "$built" "$(lgit write-tree)")
 }
 
-# checkout COMMIT DIRECTORY: has DIRECTORY, a worktree of build/linux.git, hold COMMIT; files that stay the same stay untouched. Until
-# this script ends, no other one changes it, but those that want the same COMMIT may read it.
+# checkout COMMIT DIRECTORY: checks COMMIT out to DIRECTORY, a worktree of build/linux.git. Files
+# that stay the same stay untouched. Until this script ends, no other one changes DIRECTORY; those
+# that want the same COMMIT may read it.
 declare -A tree_locks=()
 checkout() {
 	local commit fd=${tree_locks[$2]-}
@@ -209,7 +219,8 @@ holds() {
 # headers_of COMMIT: what its headers for user space are made from
 headers_of() { lgit ls-tree -r "$1" -- arch/x86/include/uapi arch/x86/entry/syscalls include/uapi | git hash-object --stdin; }
 
-# edit_is BASE COMMIT TIP: notes that patches/, which make COMMIT on BASE, and the branch edit, which is at TIP, say the same.
+# edit_is BASE COMMIT TIP: notes that patches/, which make COMMIT on BASE, and the branch edit,
+# which is at TIP, are in sync.
 edit_is() {
 	lgit update-ref refs/edit/base "$1"
 	lgit update-ref refs/edit/opened "$2"
@@ -219,7 +230,7 @@ edit_is() {
 # in_root COMMAND...: runs it where the compiler is, in the project's top.
 in_root() { (cd "$top" && exec "$top/scripts/in-root" -- "$@"); }
 
-# initramfs FOLDER FILE: packs FOLDER for a kernel to find in FILE.
+# initramfs FOLDER FILE: packs FOLDER into FILE.
 # shellcheck disable=SC2016 # expanded by sh
 initramfs() { in_root sh -c 'cd "$1" && find . | cpio -o -H newc -R 0:0 --quiet' - "$1" >"$2"; }
 
@@ -232,7 +243,8 @@ from_deb() (
 			dpkg-deb --fsys-tarfile "$1"_*.deb | tar -xO "./$3" | xz -d' - "$@"
 )
 
-# logged LOG WHAT COMMAND...: runs it with its output added to LOG, and tells how far it is every now and then. $again repeats the step.
+# logged LOG WHAT COMMAND...: runs it with its output added to LOG, and reports its progress now and
+# then. $again repeats the step.
 logged() {
 	local log=$1 what=$2 ticker status=0
 	shift 2
@@ -242,14 +254,14 @@ logged() {
 	kill "$ticker"
 	wait "$ticker" 2>/dev/null || :
 	[ $status = 0 ] || {
-		# Not what merely follows, which with a kernel is more than the lines that are shown.
+		# Not the errors that merely follow: with a kernel, they would be all that is shown.
 		grep -E '([Ee]rror|ERROR|undefined reference|not found)' "$log" | grep -vE '^  [A-Z]|^make.* Error 2$' | tail -n 15 >&2 || :
 		tail -n 5 "$log" >&2
 		die "$what: failed, see $log; again: $again"
 	}
 }
 
-# tick LOG WHAT: its loop has no sleep(1), which would survive it and hold on to locks and pipes.
+# tick LOG WHAT: reports progress. A sleep(1) would survive this, and keep locks and pipes open.
 tick() {
 	local never steps start=$SECONDS
 	exec {never}<> <(:)
@@ -260,9 +272,10 @@ tick() {
 }
 
 kernel_cc=$top/scripts/kernel-cc
-# kernel_make DIRECTORY ARGUMENT...: make for DIRECTORY/linux with objects in DIRECTORY/obj. Neither git's state nor the time of day
-# gets into the result, or ccache would find nothing. It goes by the dependencies: preprocessing what it does not know takes a fifth of
-# the time of a build, and finds next to nothing, as the series changes what all of the kernel includes.
+# kernel_make DIRECTORY ARGUMENT...: runs make for DIRECTORY/linux with objects in DIRECTORY/obj.
+# Neither git's state nor the time of day gets into the result, or ccache would find nothing. ccache
+# goes by dependencies: to preprocess what it doesn't know takes a fifth of a build's time, and
+# finds next to nothing, as the series changes headers that all of the kernel includes.
 kernel_make() {
 	local dir=$1
 	shift
@@ -270,14 +283,15 @@ kernel_make() {
 		KBUILD_BUILD_TIMESTAMP='1970-01-01' KBUILD_BUILD_USER=build KBUILD_BUILD_HOST=build KBUILD_BUILD_VERSION=1 "$@"
 }
 
-# is_gone DIRECTORY CONFIG_SYMBOL=VALUE: whether it has mainline, which has no such symbol
+# is_gone DIRECTORY CONFIG_SYMBOL=VALUE: whether it holds mainline, which has no such symbol
 is_gone() {
 	local symbol=${2#CONFIG_}
 	[ "${1##*/}" = mainline ] &&
 		! git -C "$1/linux" grep -qE "^(menu)?config ${symbol%%=*}\$" -- '*Kconfig*'
 }
 
-# kernel_config DIRECTORY LOG FRAGMENT...: has DIRECTORY/obj/.config be tinyconfig and the fragments, unless it is already.
+# kernel_config DIRECTORY LOG FRAGMENT...: makes DIRECTORY/obj/.config of tinyconfig and the
+# fragments, unless that is done already.
 kernel_config() {
 	local dir=$1 log=$2 config=$1/obj/.config stamp=$1/obj/.made-from from line missing=()
 	shift 2
@@ -297,7 +311,8 @@ kernel_config() {
 	made "$stamp" "$from"
 }
 
-# check_tree COMMIT: has build/check/linux hold COMMIT, configured as the machine's kernel but with KVM as modules.
+# check_tree COMMIT: checks COMMIT out to build/check/linux, configured as the machine's kernel, but
+# with KVM as modules.
 check=$top/build/check
 check_tree() {
 	checkout "$1" "$check/linux"

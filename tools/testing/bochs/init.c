@@ -42,7 +42,7 @@
 
 static char word[64];
 
-/* Where reports go instead, without CONFIG_X86_IOPL_IOPERM or with lockdown. */
+/* Reports go here without CONFIG_X86_IOPL_IOPERM, or with lockdown. */
 static int console = -1;
 
 /* For tests of init: "lacks=ioperm,devtmpfs" among the kernel's parameters. */
@@ -80,7 +80,7 @@ static void __attribute__((noreturn)) power_off(void)
 {
 	const char *magic;
 
-	/* What a port has taken it must still send, or the last bytes never arrive. */
+	/* The port must still send what it has taken, or the last bytes get lost. */
 	tcdrain(STDOUT_FILENO);
 	usleep(20000);
 	/* The way out without ports: "reboot=t" ends the emulator by a triple fault. */
@@ -137,8 +137,8 @@ static char **slurp_list(const char *name)
 }
 
 /*
- * A kernel of the caller's own may lack a file system, for which 0 is
- * returned; all else is a surprise.
+ * Returns 0 if the kernel lacks the file system, as one of the caller's may.
+ * Any other failure is unexpected.
  */
 static int mount_at(const char *type, const char *where, unsigned long flags)
 {
@@ -200,7 +200,7 @@ static void open_tty(int shell)
 	struct termios mode;
 	int fd = lacks("ttyS1") ? -1 : open(COMMAND_TTY, O_RDWR | O_NOCTTY);
 
-	/* There may be a device without a port. */
+	/* The device may exist without a port. */
 	if (fd < 0 || tcgetattr(fd, &mode))
 		fail("the kernel lacks CONFIG_SERIAL_8250, or has CONFIG_SERIAL_8250_RUNTIME_UARTS below 2: "
 		     COMMAND_TTY);
@@ -236,7 +236,7 @@ static void set_window(void)
 	free(text);
 }
 
-/* Pairs of a file and the parameters of that module */
+/* The list has pairs: a file, and the parameters of that module. */
 static void load_modules(void)
 {
 	char **list = slurp_list(MACHINE "modules");
@@ -305,7 +305,7 @@ int main(void)
 	if (lacks("ioperm") || ioperm(PORT_DEBUG, 1, 1) || ioperm(PORT_SHUTDOWN, 1, 1)) {
 		console = open(CONSOLE_TTY, O_RDWR | O_NOCTTY | O_CLOEXEC);
 		if (console < 0)
-			return 3; /* power-on knows what that means */
+			return 3; /* see power-on */
 	}
 	report("up");
 
@@ -332,7 +332,7 @@ int main(void)
 	pid = start(argv, shell);
 	while (waitpid(-1, &status, 0) != pid)
 		;
-	/* The command may have loaded it, or unloaded it. */
+	/* The command may have loaded or unloaded KVM. */
 	if (!kvm && !has_kvm())
 		report("note there is no /dev/kvm: the kernel wants CONFIG_KVM_INTEL=y, or its modules by --modules");
 	report("exit %d", WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status));

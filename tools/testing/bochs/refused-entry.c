@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Makes KVM try a VM entry that the processor must refuse: an LDT of a wrong
- * type is nothing that KVM checks.  For the machine's own tests, and for a look
- * at what KVM tells about such a vCPU: it has CET state if KVM lets it.
+ * Makes KVM try a VM entry that the processor must refuse, for an LDT of a
+ * wrong type, which KVM doesn't check.  For the machine's own tests, and for
+ * KVM's dump of such a vCPU, which has CET state if KVM lets it.
  */
 #include <err.h>
 #include <fcntl.h>

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Preloaded into QEMU, has it forget a part of its guests' state: FORGET in
- * the environment is the MSR, or else the register, that never gets to KVM.
+ * Preloaded into QEMU, makes it forget a part of its guests' state.  FORGET in
+ * the environment names the MSR, or the register, that never gets to KVM.
  */
 #include <linux/kvm.h>
 #include <stdarg.h>

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Process 1 of a Linux guest: tells what there is of CET, uses it, abuses it
+ * Process 1 of a Linux guest: reports what it sees of CET, uses it, abuses it
  * and is caught.  The kernel's parameter "mode" says how far to go:
  *
  *	report	CPUID, what the kernel makes of it, and access to the MSRs
- *	test	that, and a line of KTAP for each of the tests
- *	deep	that, then processes deep in calls, which stay there while the
- *		guest is moved: see deep()
+ *	test	the report, and a line of KTAP for each of the tests
+ *	deep	the report, then processes deep in calls, which stay there
+ *		while the guest is moved: see deep()
  *
- * As any other process it reports, whatever the mode.
+ * As any other process, it reports, and ignores the mode.
  */
 #define _GNU_SOURCE
 #include <cpuid.h>
@@ -43,7 +43,7 @@
 #define SIGNALS			10
 #define MAX_CPUS		8
 
-/* How a process ends that returned to where it was not called from */
+/* Exit status of a process that returned to where it was not called from */
 #define RAN_ON			42
 #define CAUGHT			43
 #define NO_SHSTK		44
@@ -51,7 +51,7 @@
 #define noinline		__attribute__((noinline, noclone))
 #define ARRAY_SIZE(a)		(sizeof(a) / sizeof((a)[0]))
 
-/* A C library's function could not return from turning the shadow stack on. */
+/* Inlined: a function can't return after it has turned the shadow stack on. */
 static inline __attribute__((always_inline)) long arch_prctl(long op, long arg)
 {
 	long ret;
@@ -327,7 +327,7 @@ static void load_module(int arg)
 
 static const char *const ibt_is_on = "CET detected: Indirect Branch Tracking enabled";
 
-/* At its second call the kernel kills the process that loads it. */
+/* At the module's second call, the kernel kills the process that loads it. */
 static bool kernel_is_caught(void)
 {
 	return run(false, load_module, 0) == 128 + SIGSEGV && kernel_said("indirect_call: with ENDBR64") &&
@@ -405,7 +405,7 @@ static void test(void)
 /* Being moved */
 
 static struct {
-	/* Of each process that is deep in calls: how often it was seen alive */
+	/* For each process that is deep in calls: how often it was seen alive */
 	volatile unsigned long alive[MAX_CPUS + 1];
 	volatile bool end;
 } *shared;
@@ -441,9 +441,10 @@ static void deep_process(int i)
 }
 
 /*
- * On each CPU a process is deep in calls and does nothing but count, so that
- * SSP is in use; another one mostly sleeps.  For each word "hop" on the
- * console, tells if all go on; "end" lets them return, and then be caught.
+ * On each CPU, a process is deep in calls and does nothing but count, which
+ * keeps SSP in use.  Another one mostly sleeps.  For each word "hop" on the
+ * console, reports whether all continue.  "end" lets them return, and then be
+ * caught.
  */
 static void deep(void)
 {
