@@ -115,15 +115,17 @@ static bool is_valid(const struct model *m, bool loads, const struct vmcs_cet *c
 		return false;
 	if (!loads)
 		return true;
-	if (!m->shstk && (cet->ssp || cet->ssp_tbl))
+	if (!m->shstk && cet->ssp_tbl)
 		return false;
 	return model_valid_ctl(m, cet->s_cet) && model_canonical(cet->ssp_tbl);
 }
 
 static bool is_valid_host(const struct model *m, const struct nested_op *n)
 {
-	return is_valid(m, n->exit_loads, &n->host, n->host_cr0, n->host_cr4) &&
-	       (!n->exit_loads || model_valid_ssp_msr(n->host.ssp));
+	if (!is_valid(m, n->exit_loads, &n->host, n->host_cr0, n->host_cr4))
+		return false;
+	return !n->exit_loads ||
+	       (m->shstk ? model_valid_ssp_msr(n->host.ssp) : !n->host.ssp);
 }
 
 static bool is_valid_guest(const struct model *m, const struct nested_op *n)
