@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * What KVM costs, with CET and without: counts of the TSC for exits, ioctls and
- * switches, a line for each of them, for scripts that make tables of it.  In an
- * emulator whose TSC counts instructions, the lines repeat to the instruction.
+ * Measure what KVM costs with and without CET: TSC ticks of exits, ioctls and
+ * switches, one line each, for scripts that make tables of them.  In an
+ * emulator whose TSC counts instructions, the numbers repeat exactly.
  */
 #include <getopt.h>
 #include <pthread.h>
@@ -18,16 +18,16 @@
 #define NR_WARM_UP	7
 #define NR_PASSES	(NR_WARM_UP + NR_SAMPLES)
 
-/* Of a VM that has a new vCPU for each pass; NR_PASSES is a multiple of it. */
+/* The vCPUs of a VM where each pass has a new one; divides NR_PASSES */
 #define NR_VCPUS	16
 
 /* Does the guest have CET, and use it? */
 static bool cet;
 
-/* The only line that is wanted, with a trace of one of its passes. */
+/* The only line to measure, with a trace of one of its passes */
 static const char *traced;
 
-/* Guest data, too */
+/* Shared with the guest */
 static uint64_t samples[NR_PASSES];
 static bool tracing;
 static struct vmx_pages *vmx;
@@ -42,7 +42,7 @@ static __always_inline uint64_t now(void)
 	return low | (uint64_t)high << 32;
 }
 
-/* A breakpoint for emulators that have such, a NOP elsewhere. */
+/* A breakpoint in some emulators, a NOP elsewhere */
 static __always_inline void mark(int pass)
 {
 	if (tracing && pass == NR_PASSES - 1)
@@ -68,7 +68,7 @@ static int compare(const void *a, const void *b)
 	return *x < *y ? -1 : *x > *y;
 }
 
-/* An interrupt of the host makes some samples longer. */
+/* Not the mean: an interrupt of the host makes some samples longer. */
 static uint64_t median(struct kvm_vm *vm, uint64_t *same)
 {
 	uint64_t *all = vm ? addr_gva2hva(vm, (vm_vaddr_t)samples) : samples;
@@ -180,7 +180,7 @@ static void guest_write(struct cet_call *call)
 					: "memory"));
 }
 
-/* Without what a library does on its way there */
+/* Without the overhead of a library */
 static __always_inline long raw_ioctl(int fd, unsigned long nr, void *arg)
 {
 	long ret;
@@ -358,7 +358,7 @@ static void measure_ioctls(void)
 	};
 	struct kvm_vm *vm = create_vm(1, &vcpu);
 
-	/* As it is between two runs */
+	/* Have the state that a vCPU has between two runs. */
 	run(vcpu, guest_nothing, 0, 0);
 	measure_msrs("SYSENTER_CS", &sysenter_cs, 1);
 	measure_msrs("S_CET", &s_cet, 1);
@@ -369,13 +369,13 @@ static void measure_ioctls(void)
 	kvm_vm_free(vm);
 }
 
-/* No stack: that of a new vCPU would have to be mapped first. */
+/* Uses no stack: that of a new vCPU would have to be mapped first. */
 static void __attribute__((naked)) guest_exit(void)
 {
 	asm volatile("1: outb %al, $0x80; jmp 1b");
 }
 
-/* CPUID without CET is what it is on a kernel without CET. */
+/* Without CET, have the CPUID of a kernel without CET. */
 static void set_cpuid(struct kvm_vcpu *vcpu)
 {
 	struct kvm_cpuid2 *cpuid = vcpu->cpuid;
@@ -397,8 +397,8 @@ static void set_cpuid(struct kvm_vcpu *vcpu)
 }
 
 /*
- * CPUID can change until the vCPU runs: a new one for each pass.  There is work
- * for all vCPUs of a VM then, so that it always has the same number of them.
+ * CPUID can change only until the vCPU runs: have a new vCPU for each pass.
+ * KVM then does work for all vCPUs of the VM: always have as many of them.
  */
 static void measure_cpuid(const char *what, bool measure_run)
 {
@@ -427,7 +427,7 @@ static void measure_cpuid(const char *what, bool measure_run)
 	report(what, NULL, overhead, false);
 }
 
-/* A function of its own: vmcall() pushes, which a leaf's red zone can't take. */
+/* Not inlined: vmcall() pushes, which would overwrite a leaf's red zone. */
 static noinline void l2_vmcall(void)
 {
 	vmcall();
@@ -474,7 +474,7 @@ static void measure_nested(void)
 	kvm_vm_free(vm);
 }
 
-/* What the host pays in memory, once per task */
+/* Memory per task */
 static void report_task(void)
 {
 	FILE *file = fopen("/sys/kernel/slab/task_struct/object_size", "r");
@@ -486,7 +486,7 @@ static void report_task(void)
 	       getauxval(AT_MINSIGSTKSZ));
 }
 
-/* ... and per vCPU, which takes the module, whose probes cost something. */
+/* Memory per vCPU.  This needs the module, whose probes slow KVM down. */
 static void report_vcpu(void)
 {
 	struct kvm_vm *vm = create_vm(1, &vcpu);

@@ -69,7 +69,7 @@ TEST_F(change, unrelated_bit)
 	expect_state(self->vcpu);
 }
 
-/* What was taken away is out of reach, and back with the features. */
+/* What was taken away is inaccessible, and comes back with the features. */
 TEST_F(change, taken_away_and_back)
 {
 	uint64_t ssp;
@@ -103,7 +103,7 @@ TEST_F(change, intercepts)
 			    cet_msr_name(cet_msrs[i]));
 }
 
-/* A vCPU without CPUID is a vCPU without CET, as is its SSP. */
+/* Before KVM_SET_CPUID2, a vCPU has no CET and no SSP. */
 TEST_F(change, no_ssp_before_cpuid)
 {
 	struct kvm_vm *vm = vm_create_barebones();

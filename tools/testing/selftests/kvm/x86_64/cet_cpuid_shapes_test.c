@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * CPUID that no CPU has: shadow stacks, but no XSAVE state to switch them.  The
- * vCPU must not have them then, or a guest that relies on both loses processes.
+ * CPUID that no CPU has: shadow stacks, but no XSAVE state to switch them.  KVM
+ * must not give the vCPU shadow stacks then, or a guest that relies on both
+ * loses processes.
  */
 #include "kvm_test_harness.h"
 #include "cet.h"
@@ -15,11 +16,11 @@ FIXTURE(shape)
 
 FIXTURE_VARIANT(shape)
 {
-	/* Leaf 0xD, sub-leaf 1, ECX, if there is that sub-leaf. */
+	/* ECX of leaf 0xD, sub-leaf 1, if that exists */
 	uint32_t xss;
-	/* The first of the sub-leaves of 0xD to leave out, and the last. */
+	/* The first and the last sub-leaf of 0xD to leave out */
 	int first_missing, last_missing;
-	/* They are there, but all zero. */
+	/* Have them, but all zero. */
 	bool empty;
 	bool no_xsave, no_xsaves;
 	bool has_shstk;
@@ -144,8 +145,9 @@ static void guest_leaf_7(struct cet_call *call)
 }
 
 /*
- * A VMM that believes in shadow stacks sets SSP: to 0, as nothing else has been
- * there.  Without that belief, there is no such register.
+ * @believed: the VMM has asked for shadow stacks.  It can then read SSP, and
+ * set it to 0, even if the vCPU has none.  Otherwise, the register does not
+ * exist.
  */
 static void expect_ssp(struct kvm_vcpu *vcpu, bool shstk, bool believed)
 {
@@ -192,7 +194,7 @@ static void expect_shape(struct kvm_vcpu *vcpu, bool ibt,
 	expect_ssp(vcpu, variant->has_shstk, true);
 	expect_shstk(vcpu, variant->has_shstk, ibt);
 
-	/* What the VMM has wished for once is accepted once more. */
+	/* KVM accepts what the VMM has asked for before. */
 	vcpu_get_cpuid_entry(vcpu, 7)->ecx |= BIT(X86_FEATURE_SHSTK.bit);
 	vcpu_set_cpuid(vcpu);
 	expect_shstk(vcpu, variant->has_shstk, ibt);
@@ -223,7 +225,7 @@ TEST_F(shape, no_feature)
 	set_shape(self->vcpu, false, false, variant);
 	cet_refuse_msr(self->vcpu, MSR_IA32_XSS, XFEATURE_MASK_CET_USER);
 	cet_refuse_msr(self->vcpu, MSR_IA32_XSS, XFEATURE_MASK_CET_KERNEL);
-	/* Who can't have shadow stacks may believe in them. */
+	/* If KVM rules out shadow stacks, SSP is there even without SHSTK. */
 	expect_ssp(self->vcpu, false, !variant->has_shstk);
 	expect_shstk(self->vcpu, false, false);
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * What KVM enumerates of CET in CPUID, and IA32_XSS, which takes exactly what
+ * What KVM enumerates of CET in CPUID, and that IA32_XSS takes exactly what
  * CPUID leaf 0xD enumerates.
  */
 #include <errno.h>
@@ -62,7 +62,7 @@ TEST(supported_ibt)
 	TEST_ASSERT(kvm_cpu_has(X86_FEATURE_IBT), "KVM does not report IBT");
 }
 
-/* Supervisor shadow stacks are not safe on KVM, so do not invite to them. */
+/* Supervisor shadow stacks are not safe on KVM, so it must not offer them. */
 TEST(no_cet_sss)
 {
 	TEST_ASSERT(!kvm_cpu_has(X86_FEATURE_CET_SSS),

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * CET state on hosts with more than one CPU: each CPU lets XSAVES manage it, it
- * follows its vCPU from one CPU to another, and no CPU has it left when the host
+ * follows its vCPU from one CPU to another, and no CPU keeps it when the host
  * runs something else.
  */
 #include <fcntl.h>

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * CR4.CET: who may set it, and that it holds CR0.WP at 1.
+ * CR4.CET: which vCPUs may set it, and that it keeps CR0.WP from being cleared.
  */
 #include <errno.h>
 
@@ -68,13 +68,13 @@ TEST_F(cr4, guest_sets_cet_without_wp)
 {
 	const uint64_t cr4 = self->sregs.cr4;
 
-	/* The rest shows nothing if CR4.CET cannot be set at all. */
+	/* The rest shows nothing unless CR4.CET can be set. */
 	cet_enable(self->vcpu);
 	TEST_ASSERT_EQ(cet_mov_cr4(self->vcpu, cr4), 0);
 
 	TEST_ASSERT_EQ(cet_mov_cr0(self->vcpu, self->sregs.cr0 & ~X86_CR0_WP), 0);
 	TEST_ASSERT_EQ(cet_mov_cr4(self->vcpu, cr4 | X86_CR4_CET), GP_VECTOR);
-	/* CR4.VMXE makes KVM see the write whoever owns CR4.CET. */
+	/* KVM intercepts changes of CR4.VMXE, whoever owns CR4.CET. */
 	TEST_ASSERT_EQ(cet_mov_cr4(self->vcpu,
 				   cr4 | X86_CR4_CET | X86_CR4_VMXE),
 		       GP_VECTOR);
@@ -88,14 +88,14 @@ TEST_F(cr4, guest_clears_wp_with_cet)
 
 	cet_enable(self->vcpu);
 	TEST_ASSERT_EQ(cet_mov_cr0(self->vcpu, cr0 & ~X86_CR0_WP), GP_VECTOR);
-	/* The CPU leaves CR0.CD to KVM, and CR0.WP perhaps not. */
+	/* KVM intercepts changes of CR0.CD, but perhaps not of CR0.WP. */
 	TEST_ASSERT_EQ(cet_mov_cr0(self->vcpu, (cr0 & ~X86_CR0_WP) ^ X86_CR0_CD),
 		       GP_VECTOR);
 
 	vcpu_sregs_get(self->vcpu, &sregs);
 	TEST_ASSERT_EQ(sregs.cr0, cr0);
 
-	/* WP goes once CET has gone. */
+	/* Without CR4.CET, WP can be cleared. */
 	TEST_ASSERT_EQ(cet_mov_cr4(self->vcpu, self->sregs.cr4), 0);
 	TEST_ASSERT_EQ(cet_mov_cr0(self->vcpu, cr0 & ~X86_CR0_WP), 0);
 }
@@ -155,12 +155,12 @@ TEST_F(cr4, sync_sregs)
 }
 
 /*
- * LMSW and CLTS write other bits of CR0, and don't mind.  It takes CR0.MP for
- * KVM to see the LMSW.
+ * LMSW and CLTS write other bits of CR0, and still work.  The LMSW changes
+ * CR0.MP, for KVM to intercept it.
  */
 static void guest_lmsw_clts(struct cet_call *call)
 {
-	/* In one go: what the compiler adds may want CR0.TS clear. */
+	/* One statement, as the compiler may use the FPU in between. */
 	asm volatile("lmsw %w2\n\t"
 		     "mov %%cr0, %0\n\t"
 		     "clts\n\t"
@@ -191,7 +191,7 @@ static void l2_vmcall(void)
 	vmcall();
 }
 
-/* L1: launch L2 with CR4.CET; returns what became of that. */
+/* L1: launch L2 with CR4.CET; returns the outcome. */
 static uint64_t l1_launch(uint64_t cr0_field, uint64_t cr4_field, bool wp)
 {
 	uint64_t cr0;

@@ -22,9 +22,9 @@ struct {
 #define USER_CS32_DESCRIPTOR	0x00cffb000000ffffull
 
 /*
- * A payload for cet_run() that has KVM emulate the first instruction of @code in
- * user mode.  From there #UD leads back, be it that of the instruction, or that
- * of the UD2 at label 2, to which it should come.  The payload returns label 2.
+ * A payload for cet_run() that has KVM emulate the first instruction of @code
+ * in user mode.  #UD leads back from there: that of the instruction, or that of
+ * the UD2 at label 2, its target.  The payload returns label 2.
  */
 #define USER_PAYLOAD(name, prepare, code)		\
 static __attribute__((naked)) void name(void)		\
@@ -101,7 +101,7 @@ KVM_ONE_VCPU_TEST(emulate_modes, user_mode, NULL)
 	static const struct {
 		const char *name;
 		void (*payload)(void);
-		/* What KVM refuses it for; near: with U_CET only */
+		/* Enable bits that make KVM refuse it; near: those of U_CET */
 		uint64_t refused_for;
 		bool near;
 	} insns[] = {
@@ -110,7 +110,7 @@ KVM_ONE_VCPU_TEST(emulate_modes, user_mode, NULL)
 		{ "JMP r64", guest_user_jmp_reg, CET_ENDBR_EN, true },
 		{ "JMP m16:32", guest_user_jmp_far, CET_ENDBR_EN },
 	};
-	/* To run with a supervisor shadow stack, #UD would need a second one. */
+	/* With SHSTK_EN in S_CET, #UD would need a shadow stack of its own. */
 	static const struct {
 		uint64_t u_cet, s_cet;
 	} modes[] = {
@@ -197,11 +197,11 @@ static const struct insn32 {
 } insns32[] = {
 	{ "CALL ptr16:32", 0x9a, far_target, CET_BOTH_EN },
 	{ "JMP ptr16:32", 0xea, far_target, CET_ENDBR_EN },
-	/* Even if OF is clear; then it goes on. */
+	/* Refused even if OF is clear, where INTO does nothing */
 	{ "INTO", 0xce, jmp_to_target, CET_BOTH_EN },
 };
 
-/* #UD is a triple fault here; a VM that had one is used no more. */
+/* #UD is a triple fault here.  Do not use a VM after that. */
 static bool is_emulated_in_32_bit_mode(const struct insn32 *insn, uint64_t s_cet)
 {
 	struct kvm_vcpu *vcpu;
@@ -330,7 +330,7 @@ KVM_ONE_VCPU_TEST(emulate_modes, real_mode, NULL)
 		0xe8, 0, 0,			/* call 1f */
 		0xe6, CET_PORT,			/* 1: out %al, $CET_PORT */
 	};
-	/* What #UD would get to */
+	/* The handler of #UD */
 	static const uint8_t handler[] = { 0xe6, CET_PORT + 1 };
 	struct kvm_sregs sregs;
 

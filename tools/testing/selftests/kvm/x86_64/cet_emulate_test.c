@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Instructions that KVM emulates: with CET enabled, KVM refuses those which CET
- * has a say in, at the level that they are about, and emulates all others.
+ * Instructions that KVM emulates: with CET enabled, KVM refuses those that are
+ * subject to CET at a privilege level which they involve, and emulates all
+ * others.
  */
 #include "kvm_test_harness.h"
 #include "cet.h"
@@ -18,7 +19,7 @@ struct {
 
 /*
  * A payload for cet_run() that has KVM emulate the first instruction of @code.
- * That comes to label 2 if the instruction did what it should, else to 3.
+ * That leads to label 2 if the instruction did what it should, else to 3.
  */
 #define PAYLOAD(name, prepare, code)			\
 static __attribute__((naked)) void name(void)		\
@@ -38,7 +39,7 @@ static __attribute__((naked)) void name(void)		\
 	    "ret\n");					\
 }
 
-/* The library has its code segment at 8, that of 32-bit code comes to 256. */
+/* The library's code segment is at 8.  That of 32-bit code will be at 256. */
 #define TARGET		"lea 2f(%rip), %rdx\n"
 #define FAR_POINTER	TARGET "movl $8, 4(%rsp)\nmov %edx, (%rsp)"
 
@@ -79,7 +80,7 @@ PAYLOAD(guest_enter, "mov %rbp, %r9", "enter $16, $0; mov %r9, %rbp")
 PAYLOAD(guest_leave, "push %rbp\nmov %rsp, %rbp\npush $0", "leave")
 PAYLOAD(guest_mov, "xor %ecx, %ecx", "mov $1, %ecx; jrcxz 3f")
 
-/* What CET brought, with a shadow stack at hand */
+/* CET's own instructions, with a shadow stack at hand */
 #define SHADOW_STACK	"mov cet_shadow_stack(%rip), %rdx\nsub $64, %rdx"
 
 PAYLOAD(guest_incssp, "mov $1, %ecx", "incsspq %rcx")
@@ -94,14 +95,14 @@ PAYLOAD(guest_endbr64, "", "endbr64")
 
 PAYLOAD(guest_mov_to_shadow_stack, SHADOW_STACK, "mov %rax, (%rdx)")
 
-/* To the other code segment, and back by an instruction of the processor. */
+/* To the 32-bit code segment, and back by an instruction of the processor. */
 PAYLOAD(guest_jmp_compat,
 	"lea 4f(%rip), %rdx\npush $0\nmovl $256, 4(%rsp)\nmov %edx, (%rsp)",
 	"ljmp *(%rsp); jmp 3f; 4: .code32; ljmp $8, $2f; .code64")
 
 /*
- * The handlers of exceptions end the payload.  IRET wants to return to where
- * the exception came from while there is a shadow stack: turn CET off.
+ * The handlers of exceptions end the payload.  With a shadow stack, IRET can
+ * only return to where the exception came from: turn CET off.
  */
 #define END_PAYLOAD				\
 	"pop seen+16(%rip)\n"			\
@@ -148,12 +149,12 @@ static __attribute__((naked)) void guest_mov_pf_handler(void)
 static const struct insn {
 	const char *name;
 	void (*payload)(void);
-	/* The enable bits that KVM refuses it for; near: only the level's own */
+	/* The enable bits that make KVM refuse it; near: only those of S_CET */
 	uint64_t refused_for;
 	bool near;
 	/* What it adds to RSP */
 	int64_t stack;
-	/* Emulation goes as far as this #GP, or KVM's exit to give up */
+	/* Emulation gets to this #GP, or to KVM's exit to give up */
 	bool gp, gives_up;
 } insns[] = {
 	{ "CALL rel32", guest_call_rel32, CET_SHSTK_EN, true, -8 },
@@ -187,8 +188,8 @@ static const struct insn {
 };
 
 /*
- * Not for the emulator: it does not know them, or, those with gives_up, takes
- * them for no-operations of some kind, and does not know those.
+ * The emulator knows none of these.  It takes those with gives_up for a kind of
+ * NOP that it does not know, either.
  */
 static const struct insn cet_insns[] = {
 	{ "INCSSP", guest_incssp },
@@ -215,13 +216,13 @@ static void init(struct kvm_vcpu *vcpu, bool cet)
 	vcpu_sregs_set(vcpu, &sregs);
 }
 
-/* Returns whether KVM gave up, i.e. exited to tell that it can't emulate. */
+/* Returns whether KVM gave up, i.e. exited with an emulation error. */
 static bool run(struct kvm_vcpu *vcpu, void (*payload)(void), uint64_t s_cet,
 		bool *done)
 {
 	bool gave_up;
 
-	/* Not earlier: cet_enable() has the library handle #GP. */
+	/* After cet_enable(), which has the library handle #GP */
 	vm_set_raw_handler(vcpu->vm, UD_VECTOR, guest_ud_handler);
 	vm_set_raw_handler(vcpu->vm, GP_VECTOR, guest_insn_gp_handler);
 
@@ -239,7 +240,7 @@ static bool run(struct kvm_vcpu *vcpu, void (*payload)(void), uint64_t s_cet,
 	return gave_up;
 }
 
-/* Where an instruction is not emulated, nothing of it has happened. */
+/* An instruction that is not emulated must have no effect. */
 static void expect_untouched(const char *name, bool done)
 {
 	TEST_ASSERT(!done, "%s came through, and raised vector %lu", name,
@@ -314,7 +315,7 @@ static void expect_all(struct kvm_vcpu *vcpu, uint64_t u_cet, uint64_t s_cet)
 
 KVM_ONE_VCPU_TEST_SUITE(emulate);
 
-/* The instructions run at CPL 0, for which S_CET is. */
+/* The instructions run at CPL 0, which S_CET is for. */
 KVM_ONE_VCPU_TEST(emulate, s_cet, NULL)
 {
 	init(vcpu, true);
@@ -334,7 +335,7 @@ KVM_ONE_VCPU_TEST(emulate, u_cet, NULL)
 	expect_all(vcpu, CET_SHSTK_EN, 0);
 }
 
-/* What user space denies to the guest, KVM still reads. */
+/* KVM itself can read the MSRs that user space denies to the guest. */
 KVM_ONE_VCPU_TEST(emulate, msr_filter, NULL)
 {
 	uint8_t none = 0;
@@ -353,7 +354,7 @@ KVM_ONE_VCPU_TEST(emulate, msr_filter, NULL)
 	expect_all(vcpu, CET_SHSTK_EN, 0);
 }
 
-/* With and without shadow stacks, nothing of these is done. */
+/* None of these is emulated, with or without shadow stacks. */
 KVM_ONE_VCPU_TEST(emulate, cet_instructions, NULL)
 {
 	static const uint64_t s_cet[] = {
@@ -457,12 +458,12 @@ KVM_ONE_VCPU_TEST(emulate, jmp_to_compat_with_wide_ssp, NULL)
 	TEST_ASSERT(jmp_compat_faults(vcpu, CET_SHSTK_EN),
 		    "No #GP although SSP is above 4 GiB");
 
-	/* Not so to 64-bit code. */
+	/* A JMP to 64-bit code does not fault. */
 	cet_enable(vcpu);
 	expect_emulated(vcpu, &far_jmp, CET_SHSTK_EN);
 }
 
-/* The second SSP is wide, but from a shadow stack that is disabled by then. */
+/* In the second case, SSP is above 4 GiB, but the shadow stack is disabled. */
 KVM_ONE_VCPU_TEST(emulate, jmp_to_compat_with_narrow_or_unused_ssp, NULL)
 {
 	init(vcpu, true);
@@ -476,7 +477,7 @@ KVM_ONE_VCPU_TEST(emulate, jmp_to_compat_with_narrow_or_unused_ssp, NULL)
 		    "#GP although there is no shadow stack");
 }
 
-/* That the segment is not present comes first. */
+/* The segment's present bit is checked before SSP. */
 KVM_ONE_VCPU_TEST(emulate, jmp_to_absent_compat_with_wide_ssp, NULL)
 {
 	bool done;

@@ -51,7 +51,7 @@ KVM_ONE_VCPU_TEST(events, injected_cp_has_error_code, NULL)
 	}
 }
 
-/* In the midst of a function that runs on the shadow stack. */
+/* The same while the guest runs on its shadow stack */
 KVM_ONE_VCPU_TEST(events, injected_cp_on_shadow_stack, NULL)
 {
 	const uint32_t error_code = 5;
@@ -111,8 +111,8 @@ static __attribute__((naked)) void guest_any_handler(void)
 }
 
 /*
- * KVM delivers what it is told, with or without an error code, whatever is
- * usual for the vector.
+ * KVM delivers an injected exception as it is, with or without an error code,
+ * whatever is usual for the vector.
  */
 static void expect_delivered_as_told(struct kvm_vcpu *vcpu)
 {
@@ -124,7 +124,7 @@ static void expect_delivered_as_told(struct kvm_vcpu *vcpu)
 	} exceptions[] = {
 		{ CP_VECTOR, true, CP_ENDBRANCH, CP_ENDBRANCH },
 		{ CP_VECTOR, false, CP_ENDBRANCH, NO_ERROR_CODE },
-		/* There is no room for the upper half. */
+		/* Only 16 bits are delivered. */
 		{ CP_VECTOR, true, 0x18002, 0x8002 },
 		{ GP_VECTOR, true, 0x50, 0x50 },
 		{ GP_VECTOR, false, 0x50, NO_ERROR_CODE },
@@ -189,9 +189,9 @@ KVM_ONE_VCPU_TEST(events, no_exception_refused, NULL)
 }
 
 /*
- * From its own stack on, the delivery of #CP in a run of guest_jump_off_endbr()
- * or guest_smash_return() meets a page that KVM has not mapped yet, exits, and
- * has to be repeated.
+ * The stack for #CP is in a page that KVM has not mapped yet.  The delivery of
+ * #CP in a run of guest_jump_off_endbr() or guest_smash_return() exits there,
+ * and has to be repeated.
  */
 #define IST_GPA			0x2000000
 #define IST_GVA			0x7e0000000000ull
@@ -202,7 +202,7 @@ static void give_cp_a_stack(struct kvm_vm *vm)
 	struct idt_entry *idt = addr_gva2hva(vm, vm->arch.idt);
 	void *tss = addr_gva2hva(vm, vm->arch.tss);
 
-	/* A slot of its own, for no large page to be larger. */
+	/* A slot of its own: a large page must not map more than this. */
 	vm_userspace_mem_region_add(vm, VM_MEM_SRC_ANONYMOUS, IST_GPA,
 				    IST_SLOT, 1, 0);
 	virt_map(vm, IST_GVA, IST_GPA, 1);
@@ -252,7 +252,7 @@ KVM_ONE_VCPU_TEST(events, interrupted_delivery_switches_shadow_stacks, NULL)
 	TEST_ASSERT(*busy == (ssp | 1), "The handler's token is 0x%lx", *busy);
 }
 
-/* KVM doesn't intercept #CP, nor do debuggers of the guest make it do so. */
+/* KVM doesn't intercept #CP, not even if user space debugs the guest. */
 static void expect_cp_without_exit(struct kvm_vcpu *vcpu)
 {
 	struct cet_call *call;
@@ -288,8 +288,8 @@ static void guest_df_handler(struct ex_regs *regs)
 }
 
 /*
- * An RDMSR that user space lets fault, while a #CP waits for delivery: the
- * #GP comes on top of the #CP.  Returns whether that made a #DF.
+ * User space makes an RDMSR fault while a #CP waits for delivery: the #GP comes
+ * on top of the #CP.  Returns whether that made a #DF.
  */
 static bool cp_and_gp_is_double_fault(struct kvm_vcpu *vcpu)
 {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * An L1 that uses Hyper-V's enlightened VMCS: its CET fields are dead, there
- * are no controls that load them, and CET state is L1's and L2's together.
+ * An L1 that uses Hyper-V's enlightened VMCS: KVM ignores its CET fields, and
+ * has no controls that load them.  L1 and L2 share the CET state.
  */
 #include "kvm_test_harness.h"
 #include "cet.h"
@@ -13,7 +13,7 @@
 /* Bits that enable something, and that the vCPU can have */
 #define L1_S_CET	(CET_ENDBR_EN | CET_LEG_IW_EN)
 #define L2_S_CET	(CET_ENDBR_EN | CET_NO_TRACK_EN)
-/* What is in the fields and nowhere else */
+/* Written to the fields only, must not show up anywhere else */
 #define DEAD		0x5000
 
 /* All of these are guest data. */
@@ -59,7 +59,7 @@ static void guest_or_controls(struct cet_call *call)
 	call->ret = vmlaunch();
 }
 
-/* L1: write MSRs, run L2, read them, to arg[0] and arg[1]. */
+/* L1: write MSRs, run L2, and read the MSRs, to arg[0] and arg[1]. */
 static void guest_msrs(struct cet_call *call)
 {
 	call->vector = wrmsr_safe(MSR_IA32_S_CET, L1_S_CET);
@@ -82,7 +82,7 @@ static void guest_msrs(struct cet_call *call)
 	GUEST_ASSERT_EQ(vmreadz(VM_EXIT_REASON), EXIT_REASON_VMCALL);
 	call->arg[0] = rdmsr(MSR_IA32_S_CET);
 	call->arg[1] = rdmsr(MSR_IA32_INT_SSP_TAB);
-	/* That nothing was written to the fields, either. */
+	/* Nothing was written to the fields, either. */
 	call->ret = current_evmcs->guest_ia32_s_cet == DEAD &&
 		    current_evmcs->guest_ssp == DEAD &&
 		    current_evmcs->guest_ia32_int_ssp_table_addr == DEAD;
@@ -123,14 +123,14 @@ FIXTURE_TEARDOWN(evmcs)
 	kvm_vm_free(self->vcpu->vm);
 }
 
-/* L1 reads its MSRs after it has got to know of the enlightened VMCS. */
+/* What L1 reads once the enlightened VMCS is enabled */
 TEST_F(evmcs, controls_hidden)
 {
 	static const struct {
 		uint32_t msr;
 		uint64_t bits;
 	} hidden[] = {
-		/* What a control may be is in the upper half. */
+		/* The allowed 1-settings are the upper half. */
 		{ MSR_IA32_VMX_ENTRY_CTLS, VM_ENTRY_LOAD_CET_STATE << 32 },
 		{ MSR_IA32_VMX_TRUE_ENTRY_CTLS, VM_ENTRY_LOAD_CET_STATE << 32 },
 		{ MSR_IA32_VMX_EXIT_CTLS, VM_EXIT_LOAD_CET_STATE << 32 },
@@ -158,7 +158,7 @@ TEST_F(evmcs, exit_control_refused)
 				VM_EXIT_LOAD_CET_STATE)->ret, 1);
 }
 
-/* What these two change is all that is refused. */
+/* The control: without these two bits, the VM entry works. */
 TEST_F(evmcs, no_control_set)
 {
 	TEST_ASSERT_EQ(cet_call(self->vcpu, guest_or_controls, 0, 0)->ret, 0);
@@ -182,7 +182,7 @@ TEST_F(evmcs, fields_are_dead)
 	TEST_ASSERT_EQ(call->arg[1], 0x2000);
 }
 
-/* Before L2 exits, IA32_S_CET is as L1 needs it, which is 0. */
+/* L2 clears IA32_S_CET before it exits, as L1 needs it. */
 TEST_F(evmcs, l2_uses_cet)
 {
 	struct cet_call *call;

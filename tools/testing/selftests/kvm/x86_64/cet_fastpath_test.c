@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * A guest that runs with CET active does what KVM handles right after the VM
- * exit, with IRQs off, and has KVM emulate the same: nothing there may look at
- * CET state that KVM reads with IRQs on.  It takes a kernel with lockdep to
- * complain; here, the guest must get along.
+ * A guest with CET active does what KVM handles right after the VM exit, with
+ * IRQs off, and has KVM emulate the same.  KVM must not look at CET state there
+ * that it reads with IRQs on.  Only a kernel with lockdep complains about that.
+ * The test itself checks that the guest works.
  */
 #include <linux/stringify.h>
 
@@ -55,8 +55,8 @@ static void guest_init_apic(struct cet_call *call)
 	prefix "wrmsr\n"
 
 /*
- * A payload for cet_run(): @code makes for one interrupt more.  It is in a
- * function of its own, for a frame on the shadow stack.
+ * A payload for cet_run(): @code causes one more interrupt.  It is in a
+ * function of its own, to have a frame on the shadow stack.
  */
 #define PAYLOAD(name, code)					\
 static __attribute__((naked)) void name(void)			\

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Ioctls by which a vCPU leaves L2, where L1 has a list of MSRs for VM exit to
- * load.  They are part of the guest's FPU state, which KVM_RUN has loaded, and
- * other ioctls may not have: the values must get to the guest, not to the VMM,
- * and only if there is a VM exit.
+ * Ioctls by which a vCPU leaves L2 while L1 has a list of MSRs for VM exit to
+ * load.  The MSRs are part of the guest's FPU state, which KVM_RUN has loaded,
+ * but other ioctls may not have.  The values must get to the guest, not to the
+ * VMM, and only if there is a VM exit.
  */
 #include "kvm_test_harness.h"
 #include "cet.h"
@@ -154,8 +154,8 @@ static void expect_values(struct kvm_vcpu *vcpu, int seed)
 }
 
 /*
- * Leave L2 by @leave with a shadow stack in use, or at least a U_CET that is.
- * Were it the guest's, this would end right here.
+ * Leave L2 by @leave while the VMM uses a shadow stack, or at least U_CET.
+ * With the guest's value in U_CET, the VMM would not survive this.
  */
 static __always_inline void leave_l2(struct kvm_vcpu *vcpu,
 				     void (*leave)(struct kvm_vcpu *))
@@ -175,7 +175,7 @@ static __always_inline void leave_l2(struct kvm_vcpu *vcpu,
 	TEST_ASSERT_EQ(after, before);
 }
 
-/* User space takes the vCPU out of L2: for the guest, that's no VM exit. */
+/* User space forces the vCPU out of L2, which is no VM exit for the guest. */
 TEST_F(forced_exit, set_nested_state)
 {
 	leave_l2(self->vcpu, set_nested_state);
@@ -197,7 +197,7 @@ TEST_F(forced_exit, set_feature_control)
 	expect_values(self->vcpu, 0);
 }
 
-/* INIT is a VM exit to L1, with its whole work: it stores the MSRs, too. */
+/* INIT is a complete VM exit to L1: it stores the MSRs, too. */
 TEST_F(forced_exit, get_mp_state)
 {
 	struct vmx_msr_entry *stored;
@@ -212,7 +212,7 @@ TEST_F(forced_exit, get_mp_state)
 		TEST_ASSERT_EQ(stored[i].value, value(0, i));
 }
 
-/* The guest's memory outlives the VM, or there would be no list any more. */
+/* kvm_vm_release() keeps the guest's memory, and so the list. */
 static void destroy(struct kvm_vcpu *vcpu)
 {
 	kvm_vm_release(vcpu->vm);

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * CET state that XSAVES manages, U_CET and PL0..PL3_SSP: it is the guest's
- * only, moves with XSAVES and XRSTORS, and is no part of KVM_GET_XSAVE.
+ * CET state that XSAVES manages, i.e. U_CET and PL0..PL3_SSP: no other guest
+ * sees it, the guest's XSAVES and XRSTORS include it, and KVM_GET_XSAVE does
+ * not.
  */
 #include <errno.h>
 #include <asm/prctl.h>
@@ -185,7 +186,6 @@ static uint64_t *image_values(void)
 	return (void *)image + XSAVE_HDR_END;
 }
 
-/* Of what fails, ret tells which MSR; XSAVES and XRSTORS are by vector. */
 static void guest_xsaves(struct cet_call *call)
 {
 	call->vector = kvm_asm_safe("xsaves64 (%[image])", [image]"r"(image),
@@ -314,7 +314,7 @@ TEST_F(fpu, other_feature_of_xrstors_is_restorable)
 	}
 }
 
-/* What a process may permit itself, or its guests, is user state only. */
+/* A process can permit nothing but user state to itself or its guests. */
 TEST(permissions_are_for_user_state)
 {
 	static const int ops[] = {
@@ -335,7 +335,7 @@ TEST(permissions_are_for_user_state)
 			    "Guests can be permitted component %d", i);
 }
 
-/* XSS is the guest's only while it runs, S_CET is no part of the image. */
+/* The host's accesses do not depend on the guest's IA32_XSS, which is 0. */
 TEST_F(fpu, host_writes_need_no_xss)
 {
 	set_values(self->vcpu);

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * A fuzzer of CET in guests: random operations of user space and of the guest
- * on two vCPUs, each compared with a model of what has to become of it.
+ * on two vCPUs, whose outcome is compared with a model.
  *
  *	cet_fuzz [-s SEED] [-n OPERATIONS]
  *
- * The seed decides about everything.  Operations come in rounds, each with a new
- * VM and the next seed, so that a failure takes no longer than a round to repeat.
- * In a round, several pairs of vCPUs follow one another.
+ * The seed determines everything.  Operations come in rounds, each with a new
+ * VM and the next seed: a failure takes no longer than a round to repeat.  In a
+ * round, several pairs of vCPUs follow one another.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -37,7 +37,7 @@ static struct record {
 	uint64_t a, b;
 } records[NR_RECORDS];
 
-/* How often each happened; their names are few, and don't move. */
+/* How often each happened.  Names are few, and compared by address. */
 static struct {
 	const char *what;
 	uint64_t nr;
@@ -66,7 +66,7 @@ uint64_t fuzz_value(uint64_t now)
 		0, BIT_ULL(32), BIT_ULL(47) - 0x1000, BIT_ULL(47),
 		-BIT_ULL(47), -BIT_ULL(47) - 0x1000, BIT_ULL(56) - 0x1000,
 		BIT_ULL(56), -BIT_ULL(56), -BIT_ULL(56) - 0x1000, -0x1000ull,
-		/* The same for SSP, which has a bit more */
+		/* The same for SSP, which has one bit more */
 		BIT_ULL(48) - 0x1000, BIT_ULL(48), -BIT_ULL(48),
 		-BIT_ULL(48) - 0x1000, BIT_ULL(57) - 0x1000, BIT_ULL(57),
 		-BIT_ULL(57), -BIT_ULL(57) - 0x1000,
@@ -95,7 +95,7 @@ uint64_t fuzz_valid_ctl(const struct model *m)
 {
 	uint64_t val = fuzz_random();
 
-	/* Sparse bits; a tracker that is one or the other or none */
+	/* Few bits, and at most one of SUPPRESS and TRACKER */
 	val &= fuzz_below(2) ? 0x7fff8000043full : 0x7fff8000083full;
 	if (!m->shstk)
 		val &= ~(CET_SHSTK_EN | CET_WRSS_EN);
@@ -152,7 +152,7 @@ uint32_t fuzz_msr(void)
 	static const uint32_t others[] = {
 		MSR_IA32_XSS, MSR_IA32_XSS, MSR_IA32_XSS, 0x69f, 0x6a1, 0x6a3,
 		0x6a9, 0x6aa, 0xd9f, 0xda1,
-		/* What KVM has been known to number SSP with */
+		/* KVM's internal index of SSP */
 		0x4b564dff,
 	};
 
@@ -208,7 +208,7 @@ int fuzz_new_vcpu_id(void)
 	return NR_FUZZ_VCPUS * MAX_GENERATIONS + fuzz_round.nr_moves++;
 }
 
-/* What the kernel has to complain of */
+/* Fail if the kernel has complained. */
 static void check_kmsg(void)
 {
 	static const char *const splats[] = {
@@ -231,7 +231,7 @@ static void check_kmsg(void)
 	}
 }
 
-/* New vCPUs, until @nr operations or of their own accord */
+/* New vCPUs, until @nr operations are done or the vCPUs have ended */
 static void do_generation(struct kvm_vm *vm, int first_id, uint64_t nr)
 {
 	struct fuzz_vcpu *v;
@@ -246,7 +246,7 @@ static void do_generation(struct kvm_vm *vm, int first_id, uint64_t nr)
 		fuzz_set_cpuid(v);
 	}
 
-	/* With the CPUID that it has by then, a vCPU stays. */
+	/* CPUID can change only before the vCPUs run. */
 	for (i = 32; i && fuzz_round.nr_ops < nr; i--)
 		fuzz_ioctl(&fuzz_pick(fuzz_round.vcpus));
 	while (fuzz_round.nr_ops < nr && !fuzz_round.ended) {
@@ -285,7 +285,7 @@ static void guest_endbr(struct cet_call *call)
 	call->ret = rdmsr(MSR_IA32_S_CET);
 }
 
-/* Find out what can be either, though the manual says that ENDBR64 is a NOP. */
+/* The manual says that ENDBR64 is a NOP with IBT off.  Emulated CPUs differ. */
 static void probe_endbr(void)
 {
 	struct kvm_vcpu *vcpu;
@@ -298,7 +298,7 @@ static void probe_endbr(void)
 	kvm_vm_free(vm);
 }
 
-/* Have the FPU's registers used, and KVM preempted, every now and then. */
+/* Use the FPU's registers, and preempt KVM, every now and then. */
 static void *disturb(void *arg)
 {
 	struct itimerspec spec = {
@@ -314,7 +314,7 @@ static void *disturb(void *arg)
 	return NULL;
 }
 
-/* With a shadow stack of its own, which KVM must keep: so there's no return. */
+/* Doesn't return: it uses a shadow stack of its own, which KVM must keep. */
 static void __noreturn fuzz(uint64_t seed, uint64_t nr)
 {
 	uint64_t done, rounds, begin = rdtsc();

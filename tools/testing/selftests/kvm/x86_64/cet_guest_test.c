@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * Guests that use CET: a supervisor shadow stack catches a return address that
- * was overwritten, indirect branch tracking a jump that lands off ENDBR64, and
- * without CET the same code runs on.
+ * was overwritten, indirect branch tracking catches a jump that lands off
+ * ENDBR64, and the same code runs on without CET.
  */
 #include "kvm_test_harness.h"
 #include "cet.h"
@@ -66,7 +66,7 @@ TEST_F(cet, smashed_return)
 	cet_enable(self->vcpu);
 	expect(self->vcpu, guest_smash_return, self->s_cet,
 	       variant->shstk ? CP_NEAR_RET : 0);
-	/* Once more, that is, the #CP has left nothing behind. */
+	/* Once more: the #CP must have left nothing behind. */
 	expect(self->vcpu, guest_smash_return, self->s_cet,
 	       variant->shstk ? CP_NEAR_RET : 0);
 }
@@ -125,7 +125,7 @@ KVM_ONE_VCPU_TEST(guest, attacks_succeed_without_cet, NULL)
 	expect(vcpu, guest_jump_off_endbr, 0, 0);
 }
 
-/* What CALL has pushed, and SETSSBSY has marked, is in the guest's page. */
+/* CALL's return address and SETSSBSY's busy bit are in guest memory. */
 KVM_ONE_VCPU_TEST(guest, shadow_stack_is_in_guest_memory, NULL)
 {
 	const uint64_t fn = (uint64_t)guest_call_return;

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * What KVM hides of CET it hides everywhere, and nothing else.
+ * What KVM hides of CET must be hidden everywhere, and all else must be there.
  *
- * The environment variable KVM_CET_HIDDEN tells what must be hidden on this
- * host: "shstk", "ibt", or both with a comma.  Without it, nothing.
+ * The environment variable KVM_CET_HIDDEN says what must be hidden on this
+ * host: "shstk", "ibt", or both with a comma.  If it is not set, nothing is
+ * hidden.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -11,7 +12,7 @@
 #include "kvm_test_harness.h"
 #include "cet.h"
 
-/* What there must be, as main() was told. */
+/* What KVM must have, according to KVM_CET_HIDDEN */
 static bool has_shstk, has_ibt, has_cet;
 
 /* What a vCPU gets if user space sets the CPUID bits, supported or not. */
@@ -119,7 +120,7 @@ TEST_F(hidden, msrs_of_host)
 			cet_set_msr(self->vcpu, msr, 0x1000);
 	}
 
-	/* In these two, each feature has bits of its own. */
+	/* U_CET and S_CET have bits for each feature. */
 	for (i = 0; i < 2; i++) {
 		if (has_shstk)
 			cet_set_msr(self->vcpu, cet_msrs[i], CET_SHSTK_EN);
@@ -177,7 +178,7 @@ TEST_F(hidden, cr4)
 		    errno);
 }
 
-/* A CPUID bit alone makes no feature: it takes one that KVM has, too. */
+/* A CPUID bit has no effect unless KVM has the feature. */
 TEST_F(hidden, cr4_with_one_feature)
 {
 	struct kvm_sregs sregs;
@@ -223,7 +224,7 @@ TEST_F(hidden, ssp)
 		    "KVM_SET_ONE_REG of SSP returned %d, errno %d", r, errno);
 }
 
-/* That nested guests can have CET if L1 can, see cet_nested_ctls_test. */
+/* What nested guests can use is tested by cet_nested_ctls_test. */
 TEST_F(hidden, nested)
 {
 	uint8_t vector;
@@ -279,7 +280,7 @@ int main(int argc, char *argv[])
 {
 	const char *hidden = getenv("KVM_CET_HIDDEN");
 
-	/* Who says what is hidden doesn't want the rest of it to be skipped. */
+	/* With KVM_CET_HIDDEN set, nothing is to be skipped. */
 	if (!hidden)
 		cet_require();
 

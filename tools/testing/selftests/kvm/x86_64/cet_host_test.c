@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The host's own CET state: IA32_S_CET, with which the host kernel has its
- * indirect branch tracking, is back after each VM exit.
+ * The host's own CET state: each VM exit restores IA32_S_CET, which the host
+ * kernel needs for its indirect branch tracking.
  */
 #include <fcntl.h>
 
@@ -35,15 +35,15 @@ FIXTURE_SETUP(host)
 	self->s_cet = read_host_msr(MSR_IA32_S_CET);
 
 	/*
-	 * Or earlier guests have cleared it, which is what to look for.  The
-	 * flag is that of the CPU, less "ibt=off".
+	 * ENDBR_EN may be clear because earlier guests have cleared it, which
+	 * is what to look for.  The CPU's flag is there unless "ibt=off" is.
 	 */
 	if (!(self->s_cet & CET_ENDBR_EN) &&
 	    (!cet_is_forced() || system("grep -qw ibt /proc/cpuinfo")))
 		SKIP(return, "The host kernel does not use IBT");
 }
 
-/* The guest has had its own value, and yet nothing came of it. */
+/* The guest has run with a value of its own: the host's must be unchanged. */
 static void expect_host_s_cet(uint64_t s_cet)
 {
 	uint64_t val = read_host_msr(MSR_IA32_S_CET);
@@ -90,7 +90,7 @@ TEST_F(host, s_cet_kept_after_cp)
 	expect_host_s_cet(self->s_cet);
 }
 
-/* Also of a vCPU that has nothing to do with CET. */
+/* Also after a vCPU without CET */
 TEST_F(host, s_cet_kept_without_features)
 {
 	vcpu_init_cet(self->vcpu, false, false);
@@ -98,7 +98,7 @@ TEST_F(host, s_cet_kept_without_features)
 	expect_host_s_cet(self->s_cet);
 }
 
-/* The interrupt SSP table's address is the VMCS's to restore as well. */
+/* VM exit restores the interrupt SSP table's address as well. */
 TEST_F(host, int_ssp_tab_kept)
 {
 	cet_set_msr(self->vcpu, MSR_IA32_INT_SSP_TAB, 0x1000);
@@ -107,7 +107,7 @@ TEST_F(host, int_ssp_tab_kept)
 	cet_expect_msr(self->vcpu, MSR_IA32_INT_SSP_TAB, 0x1000);
 }
 
-/* The port is the host's: L1 doesn't intercept OUT. */
+/* The OUT exits to the host: L1 doesn't intercept it. */
 static void l2_guest_code(void)
 {
 	asm volatile("out %%al, %0\n\t"
@@ -152,7 +152,7 @@ TEST_F(host, s_cet_kept_after_nested_guest)
 	cet_finish(self->vcpu);
 	expect_host_s_cet(self->s_cet);
 
-	/* Nor has L2 taken L1's. */
+	/* L1's value is still there, too. */
 	TEST_ASSERT_EQ(call->ret, val);
 }
 

@@ -100,7 +100,7 @@ KVM_ONE_VCPU_TEST(page, with_ibt, NULL)
 	expect_call(vcpu, CET_ENDBR_EN | CET_SHSTK_EN);
 }
 
-/* As it always was, to the byte */
+/* Without IBT, the page has the same bytes as on a KVM without CET. */
 KVM_ONE_VCPU_TEST(page, without_ibt, NULL)
 {
 	uint8_t *page = init(vcpu, true, false);
@@ -121,7 +121,7 @@ KVM_ONE_VCPU_TEST(page, restored_without_page, NULL)
 
 /*
  * A guest from a host that writes no ENDBR64 may be about to return from the
- * page, at its last byte: it stays, and can't be called indirectly.
+ * page, at its last byte.  The page stays, and can't be called indirectly.
  */
 KVM_ONE_VCPU_TEST(page, restored_with_plain_page, NULL)
 {

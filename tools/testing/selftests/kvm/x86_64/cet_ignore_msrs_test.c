@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * kvm.ignore_msrs: it makes up CET MSRs that the vCPU does not have, as it does
- * any other, but excuses no bad value, and gives nobody a shadow stack pointer.
+ * kvm.ignore_msrs with CET MSRs: MSRs that the vCPU does not have are ignored
+ * like any others, bad values are still refused, and SSP is no MSR.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -12,7 +12,7 @@
 #define SSP_ID			KVM_X86_REG_KVM(KVM_REG_GUEST_SSP)
 #define IGNORE_MSRS		"/sys/module/kvm/parameters/ignore_msrs"
 
-/* Where one might look for SSP, if it was an MSR. */
+/* KVM's internal index of SSP */
 #define MSR_KVM_INTERNAL_SSP	0x4b564dff
 #define NON_CANONICAL		0x7000000000000000ull
 
@@ -47,13 +47,13 @@ FIXTURE_SETUP(ignore)
 	self->old = write_ignore_msrs(variant->ignore_msrs);
 }
 
-/* In the parent, which gets here though the test has failed and ended. */
+/* In the parent, which gets here even if the test has failed. */
 FIXTURE_TEARDOWN_PARENT(ignore)
 {
 	write_ignore_msrs(self->old);
 }
 
-/* What is made up reads as 0, whatever was written. */
+/* Ignored MSRs read as 0, whatever was written. */
 TEST_F(ignore, absent_msrs)
 {
 	const uint8_t vector = variant->ignore_msrs == 'Y' ? 0 : GP_VECTOR;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * What RESET and INIT do to CET: all of its state is cleared but for IA32_XSS,
- * which INIT keeps.
+ * RESET and INIT of a vCPU that has CET state: all of it is cleared, except
+ * that INIT keeps IA32_XSS.
  */
 #include <sys/syscall.h>
 
@@ -18,7 +18,7 @@ static void guest_nop(struct cet_call *call)
 FIXTURE(init)
 {
 	struct kvm_vcpu *vcpu;
-	/* Another one, so not the bootstrap processor: it waits for SIPI. */
+	/* A second vCPU, so not the bootstrap processor: it waits for SIPI. */
 	struct kvm_vcpu *ap;
 };
 
@@ -62,7 +62,7 @@ static void pend_init(struct kvm_vcpu *vcpu)
 	vcpu_events_set(vcpu, &events);
 }
 
-/* What set_cet_state() sets */
+/* The vCPU still has what set_cet_state() has set. */
 static void expect_kept(struct kvm_vcpu *vcpu)
 {
 	uint64_t ssp;
@@ -97,8 +97,8 @@ TEST_F(init, reset)
 }
 
 /*
- * INIT clears all but XSS.  KVM_GET_MP_STATE is what processes it, with no
- * guest FPU loaded.
+ * INIT clears all but XSS.  KVM_GET_MP_STATE processes it, with no guest FPU
+ * loaded.
  */
 TEST_F(init, init_before_first_run)
 {
@@ -132,9 +132,9 @@ static void ioctl_keeps_xmm(int fd, unsigned long cmd, void *arg, long want)
 }
 
 /*
- * The IOAPIC sends INIT when user space restores it, i.e. neither vCPU nor its
- * thread has anything to do with it.  The vCPU's FPU is not loaded, nor has it
- * ever been; the one that is loaded is the VMM's.
+ * The IOAPIC sends INIT when user space restores it.  That involves neither the
+ * vCPU nor its thread.  The vCPU's FPU has never been loaded; the registers are
+ * the VMM's.
  */
 TEST_F(init, init_by_ioapic_before_first_run)
 {
@@ -145,7 +145,7 @@ TEST_F(init, init_by_ioapic_before_first_run)
 
 	set_cet_state(self->ap);
 
-	/* Until it is set, KVM does not know whose APIC ID this is. */
+	/* KVM learns the vCPU's APIC ID from this. */
 	vcpu_ioctl(self->ap, KVM_GET_LAPIC, &lapic);
 	vcpu_ioctl(self->ap, KVM_SET_LAPIC, &lapic);
 
@@ -201,7 +201,7 @@ static void run_and_exit_at_once(struct kvm_vcpu *vcpu)
 	vcpu->run->immediate_exit = false;
 }
 
-/* An INIT that KVM_RUN had no time for is still to come, and comes once. */
+/* An INIT that KVM_RUN had no time for stays pending, and is processed once. */
 static void init_after_immediate_exit(struct kvm_vcpu *vcpu)
 {
 	struct kvm_mp_state mp_state;
@@ -225,7 +225,7 @@ TEST_F(init, immediate_exit)
 	init_after_immediate_exit(self->vcpu);
 }
 
-/* The processor that waits for SIPI takes INIT in KVM_RUN, and waits on. */
+/* A vCPU that waits for SIPI takes INIT in KVM_RUN, and continues to wait. */
 TEST_F(init, init_while_blocked)
 {
 	struct kvm_mp_state mp_state = { KVM_MP_STATE_UNINITIALIZED };
@@ -290,8 +290,8 @@ static void guest_l1(struct cet_call *call)
 }
 
 /*
- * INIT in L2 is a VM exit to L1.  KVM_GET_MP_STATE makes that happen, with no
- * guest FPU loaded for the MSR that L1 has loaded then.
+ * INIT in L2 is a VM exit to L1, which loads an MSR of the guest's FPU state.
+ * KVM_GET_MP_STATE processes it, with no guest FPU loaded.
  */
 TEST_F(init, init_in_l2)
 {
@@ -319,7 +319,7 @@ TEST_F(init, init_in_l2)
 	TEST_ASSERT_EQ(mp_state.mp_state, KVM_MP_STATE_RUNNABLE);
 	cet_expect_msr(vcpu, MSR_IA32_PL3_SSP, exit_load.value);
 
-	/* That was all. */
+	/* The INIT is not processed again. */
 	cet_set_msr(vcpu, MSR_IA32_PL3_SSP, 0x2000);
 	run_and_exit_at_once(vcpu);
 	vcpu_mp_state_get(vcpu, &mp_state);

@@ -1,17 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * L2's stacks in a page that L1's EPT, or a memslot of the VMM, makes unfit for
- * one.  Each access has to end within a few exits: in L1, in user space, or in
- * L2 itself, and each event has to be there when that is mended.
+ * a stack.  Each access has to end within a few exits: in L1, in user space, or
+ * in L2 itself.  No event may be lost once the mapping is repaired.
  *
- * Without an option, the mappings and instructions are those that KVM handles
- * differently; with -a, all are tried, and L1 intercepts exceptions or does not.
+ * By default, the mappings and instructions are those that KVM handles
+ * differently.  With -a, all are tried, with and without exceptions intercepted
+ * by L1.
  *
- * Not here, as it made no difference: L1 with an enlightened VMCS, which has no
- * CET controls, on ordinary stacks (the log of modified pages aside, which it
- * lacks); two vCPUs in L2 on shadow stacks of one memslot, which is deleted,
- * read-only, logged or mprotect()ed now and then.  KVM takes no controls for
- * mode-based execution from user space, and lets no L1 have them.
+ * Two cases are left out, as they made no difference.  One is an L1 with an
+ * enlightened VMCS, on ordinary stacks: it has no CET controls, and no
+ * page-modification log.  The other is two vCPUs in L2 on shadow stacks of one
+ * memslot, which is deleted, read-only, logged or mprotect()ed now and then.
+ * KVM takes no controls for mode-based execution from user space, and lets no
+ * L1 have them.
  */
 #include <errno.h>
 #include <signal.h>
@@ -61,9 +63,9 @@
 #define EXTERNAL_INTR	(INTR_VALID | INTR_TYPE(0) | VECTOR)
 
 /*
- * KVM_RUN has to return within a second, and so few times.  It takes some exits
- * to map all of the VM again when a memslot has gone, and some for L1's VMCS,
- * if KVM does not shadow it.
+ * KVM_RUN has to return within a second, and at most this often.  It takes some
+ * exits to map all of the VM again after a memslot was deleted, and some for
+ * L1's VMCS if KVM does not shadow it.
  */
 #define MAX_RETURNS	10
 #define MAX_EXITS	80
@@ -79,7 +81,7 @@ enum access {
 
 enum where { IN_SLOT, IN_APIC, IN_EPT, IN_DIRECTORY, IN_EPT_ROOT };
 
-/* Between L2's first instructions, which touch the page, and the one at test. */
+/* Between L2's first instructions, which touch the page, and the tested one */
 enum action {
 	NOTHING,
 	TRACK_DIRTY,
@@ -104,9 +106,9 @@ struct mapping {
 	bool huge;	/* for the VMM, too */
 	bool beyond_repair;
 	/*
-	 * What becomes of it: "ok" or "#UD" is where L2 gets to, "L1" an exit
-	 * to L1, "exit" KVM_INTERNAL_ERROR_DELIVERY_EV, "EFAULT" that.  After
-	 * these, the mapping is mended.
+	 * The expected outcomes: "L1" is an exit to L1, "exit" one with
+	 * KVM_INTERNAL_ERROR_DELIVERY_EV, "EFAULT" an error of KVM_RUN.  After
+	 * these, the mapping is repaired.  "ok" or "#UD" is where L2 gets to.
 	 */
 	const char *expect[NR_ACCESSES];
 };
@@ -146,11 +148,11 @@ static const struct mapping mappings[] = {
 	  .expect = ALL("ok") },
 	{ "rx_ad_clear", EPT_RX & ~EPT_AD, .only_all = true,
 	  .expect = ALL_BUT_READS("L1 ok") },
-	/* KVM does not offer the control, i.e. this bit has no meaning. */
+	/* KVM does not offer the control: this bit has no effect. */
 	{ "rwx_sss", EPT_RWX | EPT_SSS, .only_all = true, .expect = ALL("ok") },
 	{ "rx_sss", EPT_RX | EPT_SSS, .only_all = true,
 	  .expect = ALL_BUT_READS("L1 ok") },
-	/* Nor mode-based execute control. */
+	/* The same for mode-based execute control */
 	{ "rx_user_x", EPT_RX | BIT_ULL(10), .only_all = true,
 	  .expect = ALL_BUT_READS("L1 ok") },
 	{ "rwx_uc", EPT_RWX & ~EPT_WB, .only_all = true, .expect = ALL("ok") },
@@ -213,7 +215,7 @@ static uint64_t l1_bitmap, l1_eptp_clear, l1_event, l1_log;
 static uint64_t *l1_ept_entry;
 static uint64_t l1_ept_good;
 
-/* RIP and RSP are all of L2's registers that outlive an exit to L1. */
+/* Only RIP and RSP of L2's registers survive an exit to L1. */
 #define L2(name, code)						\
 static __attribute__((naked)) void name(void)			\
 {								\
@@ -248,8 +250,8 @@ L2(l2_fnstenv, "fnstenv -32(%rsp)\n")
 extern char l2_return[];
 
 /*
- * No handler returns: emulators are known to report no length of INT n if its
- * delivery ends in an exit, which makes for a wrong return address.
+ * No handler returns: if the delivery of INT n ends in an exit, some emulators
+ * do not report the instruction's length, and the return address is wrong.
  */
 static __attribute__((naked)) void handle_vector(void)
 {
@@ -339,7 +341,7 @@ static void l1_read(struct cet_call *call)
 	READ_ONCE(*(uint64_t *)call->arg[0]);
 }
 
-/* ... and after an exit by EPT, which may have come in between an event. */
+/* ... and after an exit by EPT, perhaps during the delivery of an event. */
 static void l1_mend(void)
 {
 	struct {
@@ -354,7 +356,7 @@ static void l1_mend(void)
 	asm volatile("invept %0, %1" : : "m"(all), "r"(2ul) : "memory", "cc");
 
 	if (info & INTR_VALID) {
-		/* That of INT n, for emulators that do not report it */
+		/* The length of INT n, which some emulators do not report */
 		vmwrite(VM_ENTRY_INTR_INFO_FIELD, info & ~BIT_ULL(12));
 		vmwrite(VM_ENTRY_INSTRUCTION_LEN, 2);
 	}
@@ -497,7 +499,7 @@ static void map_by_ept(struct test *t)
 	case IN_DIRECTORY:
 		t->target = *ept_entry(vm, vmx->eptp_hva, OTHER_GPA,
 				       PG_LEVEL_1G) & EPT_ADDRESS;
-		/* In use, and KVM shadows it. */
+		/* Have it in use, and shadowed by KVM. */
 		write_guest_global(vm, l2_touch_read, OTHER_GVA);
 		break;
 	case IN_EPT_ROOT:
@@ -644,8 +646,8 @@ static bool is_delivery_exit(struct test *t)
 }
 
 /*
- * KVM_RUN until what cet_prepare() has prepared is done.  What user space can
- * mend comes a second time if it doesn't.
+ * KVM_RUN until what cet_prepare() has prepared is done.  User space repairs
+ * the mapping only if the same exit comes a second time.
  */
 static bool run(struct test *t, uint64_t max_exits)
 {
@@ -718,7 +720,7 @@ static void run_l2(struct test *t, void (*prepare)(void))
 	n->reason = -1;
 	n->resume = prepare != l1_first;
 	cet_prepare(t->vcpu, guest_nested, 0, 0);
-	/* What L1 prepares takes its time. */
+	/* L1's preparations take many exits. */
 	if (!run(t, prepare == l1_first ? 1000 : MAX_EXITS))
 		return;
 
@@ -780,7 +782,7 @@ static void run_test(struct test *t)
 		run_l2(t, l1_second);
 }
 
-/* In a process of its own, whatever becomes of it. */
+/* Run in a process of its own, as it may crash or hang. */
 static bool passes(const struct mapping *m, const struct instruction *i,
 		   bool intercept)
 {
@@ -792,7 +794,7 @@ static bool passes(const struct mapping *m, const struct instruction *i,
 	if (intercept && !strcmp(expect, "exit #UD"))
 		expect = "#UD";
 	if (i->on == L1_STACK && !strcmp(expect, "L1 ok"))
-		expect = "ok";	/* its own EPT is not for L1 */
+		expect = "ok";	/* L1 does not run on this EPT */
 
 	fflush(stdout);
 	pid = fork();

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Shadow stacks as memory: they are logged as dirty, faults are told from those
- * of other accesses, and what KVM can't do to them, it doesn't.  An ordinary
- * stack may share its page with a page table that KVM shadows.
+ * Shadow stacks as memory: they are logged as dirty, page faults are reported
+ * as those of shadow stack accesses, and KVM does not emulate what it can't.
+ * An ordinary stack may share its page with a page table that KVM shadows.
  */
 #include <linux/bitmap.h>
 
@@ -22,7 +22,7 @@
 
 #define PFERR_SS_MASK		BIT(6)
 
-/* What a page directory of its own maps, and that directory as a stack */
+/* An address that has a page directory of its own, and that as a stack */
 #define MAPPED_GVA		0x700000000000ull
 #define DIRECTORY_GVA		0x710000000000ull
 #define VECTOR			0x40
@@ -105,7 +105,7 @@ static void call_deeply(struct kvm_vcpu *vcpu)
 	TEST_ASSERT_EQ(call->ret, 1);
 }
 
-/* Run, and see that the pages of the stack that it takes are dirty. */
+/* Use the stack, and check that its pages are logged as dirty. */
 static void expect_logged(struct kvm_vcpu *vcpu)
 {
 	unsigned long log = 0;
@@ -125,7 +125,7 @@ KVM_ONE_VCPU_TEST(memory, dirty_log, NULL)
 	init_slot(vcpu, 0);
 	call_deeply(vcpu);
 
-	/* Logging begins with pages that are mapped. */
+	/* The pages are mapped already when logging begins. */
 	vm_mem_region_set_flags(vcpu->vm, STACK_SLOT, KVM_MEM_LOG_DIRTY_PAGES);
 	expect_logged(vcpu);
 	expect_logged(vcpu);
@@ -135,14 +135,14 @@ KVM_ONE_VCPU_TEST(memory, dirty_log, NULL)
 	TEST_ASSERT_EQ(log, 0);
 }
 
-/* Pages that KVM gets to know of while it logs. */
+/* The pages get mapped while KVM logs. */
 KVM_ONE_VCPU_TEST(memory, dirty_log_from_start, NULL)
 {
 	init_slot(vcpu, KVM_MEM_LOG_DIRTY_PAGES);
 	expect_logged(vcpu);
 }
 
-/* What can't be written, KVM would have to emulate: it tells user space. */
+/* KVM would have to emulate writes that the slot refuses: it exits instead. */
 KVM_ONE_VCPU_TEST(memory, read_only_slot, NULL)
 {
 	uint64_t *token;
@@ -159,7 +159,7 @@ KVM_ONE_VCPU_TEST(memory, read_only_slot, NULL)
 	TEST_ASSERT_EQ(*token, STACK_GVA + STACK_TOKEN);
 }
 
-/* The walk of the page table that KVM does for others */
+/* KVM's own walk of the page table */
 KVM_ONE_VCPU_TEST(memory, translate, NULL)
 {
 	struct kvm_translation tr = {};
@@ -200,7 +200,7 @@ static __attribute__((naked)) void handle_vector(void)
 	    "jmp *%r12\n");
 }
 
-/* Use the directory, then the stack at arg[0] in it, always by the same INT. */
+/* Use the directory, then have an INT use the stack at arg[0] in it. */
 static void guest_int_on_directory(struct cet_call *call)
 {
 	for (; call->ret < call->arg[1]; call->ret++) {
@@ -214,7 +214,7 @@ static void guest_int_on_directory(struct cet_call *call)
 	}
 }
 
-/* Without EPT, the directory is write-protected whenever it has been used. */
+/* Without EPT, KVM write-protects the directory whenever it has been used. */
 KVM_ONE_VCPU_TEST(memory, stack_in_page_directory, NULL)
 {
 	struct kvm_vm *vm = vcpu->vm;

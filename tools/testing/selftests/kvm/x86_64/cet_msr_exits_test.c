@@ -30,8 +30,8 @@ FIXTURE_VARIANT(exits)
 };
 
 /*
- * A vCPU with one of the features must not get at the bits of the other, hence
- * the exits of writes.
+ * On a vCPU with one of the features, KVM intercepts writes to refuse the bits
+ * of the other.
  */
 FIXTURE_VARIANT_ADD(exits, u_cet) {
 	MSR_IA32_U_CET, 0, .both = { 0, 0 }, { 0, 1 }, { 0, 1 }
@@ -145,7 +145,7 @@ static void expect_denied(struct kvm_vcpu *vcpu, uint32_t msr, uint64_t val)
 	TEST_ASSERT_EQ(cet_wrmsr(vcpu, msr, val + 8), GP_VECTOR);
 	expect_exits(vcpu, msr, val, (struct access_exits) { 1, 1 });
 
-	/* The filter is about the guest, not about the host. */
+	/* The filter is for the guest, not for the host. */
 	cet_expect_msr(vcpu, msr, val);
 }
 
@@ -186,7 +186,7 @@ static void guest_xsaves(struct cet_call *call)
 				    "a"(XFEATURE_MASK_CET), "d"(0));
 }
 
-/* What it does not pass through by RDMSR passes through by XSAVES. */
+/* XSAVES stores an MSR even if the filter denies RDMSR. */
 TEST(filter_has_no_say_in_xsaves)
 {
 	struct kvm_vcpu *vcpu;
@@ -283,7 +283,7 @@ FIXTURE_TEARDOWN(user_exit)
 	kvm_vm_free(self->vcpu->vm);
 }
 
-/* User space gets the access, and answers that it shall fault. */
+/* The access exits to user space, which makes it fault. */
 static void expect_user_exit(struct kvm_vcpu *vcpu,
 			     void (*access)(struct cet_call *),
 			     uint32_t msr, uint64_t val, uint32_t reason)
@@ -348,7 +348,7 @@ TEST_F(user_exit, user_exit_on_bits_of_other_feature)
 			 KVM_MSR_EXIT_REASON_INVAL);
 }
 
-/* The CPU refuses the value by itself: no exit that KVM could pass on. */
+/* The CPU refuses the value by itself: there is no exit to pass on. */
 TEST_F(user_exit, no_user_exit_when_passed_through)
 {
 	cet_set_msr(self->vcpu, MSR_IA32_PL0_SSP, 8);

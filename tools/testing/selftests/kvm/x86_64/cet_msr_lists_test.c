@@ -134,7 +134,7 @@ TEST_F(lists, cet_msrs_of_dev_kvm)
 	vcpu_msrs_set(self->vcpu, &self->list.header);
 	nr_msrs = __kvm_ioctl(fd, KVM_GET_MSRS, &self->list.header);
 
-	/* Having them is fine, as long as they are nobody's. */
+	/* KVM may have values for them, but not those of a vCPU. */
 	for (i = 0; i < nr_msrs; i++)
 		TEST_ASSERT_EQ(self->list.entries[i].data, 0);
 	close(fd);
@@ -151,13 +151,13 @@ static void expect_fpu_swaps(struct kvm_vcpu *vcpu, struct msr_list *list,
 	TEST_ASSERT_EQ(cet_vcpu_stat(vcpu, "fpu_reload") - before, 2 * swaps);
 }
 
-/* All the MSRs that XSAVES manages share one. */
+/* One FPU swap does for all the MSRs that XSAVES manages. */
 TEST_F(lists, one_fpu_swap_per_list)
 {
 	expect_fpu_swaps(self->vcpu, &self->list, 1);
 }
 
-/* Each of them does, also without another one before it. */
+/* Each of these MSRs takes one, also as the first of a list. */
 TEST_F(lists, one_fpu_swap_per_msr)
 {
 	int i;

@@ -170,7 +170,6 @@ TEST_F(msr, guest_illegal_values_fault)
 	}
 }
 
-/* A value that no entry of the list has set must be there all the same. */
 TEST_F(msr, other_msrs_untouched)
 {
 	const uint64_t val = variant->legal[1];

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Nested state that another kernel has saved: the VMX capability MSRs have the
- * controls that load CET state whether or not the vCPU has a CET feature, and
- * so may vmcs12.  The numbers are those that Linux has had since v6.18.
+ * Nested state that another kernel has saved: the VMX capability MSRs, and
+ * vmcs12, may have the controls that load CET state even if the vCPU has no CET
+ * feature.  Bits and offsets are those of Linux since v6.18.
  */
 #include <errno.h>
 
@@ -92,7 +92,7 @@ static struct cet_vmcs_state *cet_in_vmcs12(struct kvm_x86_state *state,
 	return (void *)&state->nested.data.vmx[0].vmcs12[offset];
 }
 
-/* What the CPU has, all vCPUs have. */
+/* Have all capabilities of the CPU, whatever the vCPU has. */
 static void offer_all(struct kvm_x86_state *state)
 {
 	*saved_msr(state, MSR_IA32_VMX_BASIC) |= VMX_BASIC_ANY_ERROR_CODE;
@@ -151,7 +151,7 @@ TEST_F(blob, no_capabilities)
 	run_to_end(self->vcpu);
 }
 
-/* Which load 0 into what the vCPU has, and into nothing if it has nothing. */
+/* The controls load 0 into what the vCPU has, if anything. */
 TEST_F(blob, controls_in_use)
 {
 	offer_all(self->state);
@@ -160,7 +160,7 @@ TEST_F(blob, controls_in_use)
 	run_to_end(self->vcpu);
 }
 
-/* Fields that exist without the controls, and that nobody looks at then */
+/* Fields that are ignored without the controls */
 TEST_F(blob, leftovers)
 {
 	static const struct cet_vmcs_state junk = { -1ull, -1ull, BIT_ULL(63) };
@@ -172,7 +172,7 @@ TEST_F(blob, leftovers)
 	run_to_end(self->vcpu);
 }
 
-/* What is loaded is what is at these offsets. */
+/* The values at these offsets are loaded. */
 TEST_F(blob, values)
 {
 	const uint64_t s_cet = (variant->shstk ? CET_WRSS_EN : 0) |

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * What VM entry checks of the CET state in L1's VMCS: each rule by values that
- * it refuses and by their neighbours, which have to get to L2, or back to L1.
+ * What VM entry checks of the CET state in L1's VMCS.  Each rule is tested by
+ * values that it refuses and by their neighbours, which have to get to L2, or
+ * back to L1.
  */
 #include "kvm_test_harness.h"
 #include "cet_nested.h"
@@ -67,7 +68,7 @@ static void accept_guest(struct kvm_vcpu *vcpu, struct cet_nested *n,
 		    "Guest field 0x%lx: error %ld, reason 0x%lx", val, n->error,
 		    n->reason);
 
-	/* It was what L2 had. */
+	/* L2 has run with it. */
 	guest = (struct cet_vmcs_state) { };
 	*(uint64_t *)((void *)&guest + ((void *)field - (void *)&n->guest)) = val;
 	cet_expect_state(&n->saved, &guest, "guest");
@@ -83,7 +84,7 @@ static void refuse_host(struct kvm_vcpu *vcpu, struct cet_nested *n,
 		    n->reason);
 }
 
-/* What is left is L1's: VM entry into L1 was possible with it. */
+/* VM exit has loaded it, and L1 runs with it. */
 static void accept_host(struct kvm_vcpu *vcpu, struct cet_nested *n,
 			uint64_t *field, uint64_t val)
 {
@@ -103,7 +104,7 @@ static void accept_host(struct kvm_vcpu *vcpu, struct cet_nested *n,
 typedef void (*check_fn)(struct kvm_vcpu *vcpu, struct cet_nested *n,
 			 uint64_t *field, uint64_t val);
 
-/* Without shadow stacks, L1 could not see what else than 0 is loaded. */
+/* Without shadow stacks, L1 could not see what is loaded: only 0 is legal. */
 static void check_absent(struct kvm_vcpu *vcpu, struct cet_nested *n,
 			 uint64_t *field, check_fn refuse)
 {
@@ -116,7 +117,7 @@ static void check_absent(struct kvm_vcpu *vcpu, struct cet_nested *n,
 		    "0 is refused: error %ld, reason 0x%lx", n->error, n->reason);
 }
 
-/* One bit at a time, and what takes more than one. */
+/* One bit at a time, and combinations */
 static void check_s_cet(struct kvm_vcpu *vcpu, struct cet_nested *n,
 			uint64_t *field, int width, bool shstk, bool ibt,
 			check_fn accept, check_fn refuse)
@@ -147,8 +148,8 @@ static void check_s_cet(struct kvm_vcpu *vcpu, struct cet_nested *n,
 }
 
 /*
- * An entry that fails must leave L1 its state, see cet_nested_load_test: here,
- * L1 has it loaded.
+ * VM exit loads L1's state here.  What L1 has after an entry that fails is
+ * tested by cet_nested_load_test.
  */
 TEST_F(checks, guest_s_cet)
 {
@@ -166,9 +167,10 @@ TEST_F(checks, host_s_cet)
 }
 
 /*
- * The uppermost bit of an address may be unlike those above it, says the SDM.
- * KVM leaves that one to the processor; not every emulated one knows.  Without
- * shadow stacks in CPUID, XRSTORS and IRET can load SSP all the same.
+ * According to the SDM, the uppermost bit of an address may differ from those
+ * above it.  KVM leaves that bit to the processor, and not every emulated one
+ * supports it.  XRSTORS and IRET can load SSP even without shadow stacks in
+ * CPUID.
  */
 TEST_F(checks, guest_ssp)
 {
@@ -218,7 +220,7 @@ TEST_F(checks, host_ssp)
 	refuse_host(self->vcpu, self->n, field, 0x1003);
 }
 
-/* A linear address, of no alignment */
+/* A linear address of any alignment */
 static void check_ssp_tbl(struct kvm_vcpu *vcpu, struct cet_nested *n,
 			  uint64_t *field, int width, check_fn accept,
 			  check_fn refuse)
@@ -298,7 +300,7 @@ TEST_F(checks, host_not_loaded)
 	TEST_ASSERT_EQ(self->n->l1_s_cet, 0);
 }
 
-/* L1's own state comes first. */
+/* Host state is checked before guest state. */
 TEST_F(checks, host_before_guest)
 {
 	self->n->guest = bad;

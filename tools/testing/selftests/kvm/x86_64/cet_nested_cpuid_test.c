@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * What a vCPU is capable of is fixed while it is in L2, also if it has not run:
- * user space has put it there.  What it loses afterwards is lost for L2, too.
+ * A vCPU's features can't change while it is in L2, even if user space put it
+ * there and it has not run.  What it loses afterwards is lost for L2, too.
  */
 #include <errno.h>
 #include <signal.h>
@@ -57,7 +57,7 @@ static void interrupted(int sig)
 {
 }
 
-/* KVM_RUN does all of its work but for VM entry: it finds a signal. */
+/* KVM_RUN does all of its work except VM entry, as a signal is pending. */
 static void run_interrupted(struct kvm_vcpu *vcpu)
 {
 	struct {
@@ -77,7 +77,7 @@ static void run_interrupted(struct kvm_vcpu *vcpu)
 	TEST_ASSERT(!ioctl(vcpu->fd, KVM_SET_SIGNAL_MASK, NULL), "No mask");
 }
 
-/* A vCPU that has not run leaves L2 by INIT, and loses CET: so does L2. */
+/* A vCPU that has not run leaves L2 by INIT, and loses CET, also for L2. */
 TEST_F(in_l2, intercepts)
 {
 	struct kvm_vcpu_events events;
@@ -118,7 +118,7 @@ TEST_F(in_l2, feature_msr_refused)
 				  val) == 1,
 		    "KVM_SET_MSRS refused the same value in L2");
 
-	/* VMX operation fixes these, and refuses the same value, too. */
+	/* In VMX operation, KVM refuses these even if they stay the same. */
 	val = vcpu_get_msr(self->vcpu, MSR_IA32_VMX_TRUE_ENTRY_CTLS);
 	TEST_ASSERT(!_vcpu_set_msr(self->vcpu, MSR_IA32_VMX_TRUE_ENTRY_CTLS,
 				   val),

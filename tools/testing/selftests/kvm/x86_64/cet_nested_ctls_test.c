@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * What an L1 that has CET is offered of VMX for it: the controls that load CET
- * state, the fields that come with them, and exceptions with any error code.
+ * What KVM offers to L1 for CET: the controls that load CET state, the fields
+ * that come with them, and exceptions with any error code.
  */
 #include "kvm_test_harness.h"
 #include "cet_nested.h"
 
-/* What a control may be is in the upper half. */
+/* The allowed 1-settings are the upper half. */
 #define ENTRY_BIT	(VM_ENTRY_LOAD_CET_STATE << 32)
 #define EXIT_BIT	(VM_EXIT_LOAD_CET_STATE << 32)
 
@@ -90,7 +90,7 @@ TEST_F(offer, controls)
 	expect_bits(self->vcpu, true, "L1 has CET");
 }
 
-/* It is the MSRs that say what L1 can use, not CPUID. */
+/* The MSRs decide what L1 can use, not CPUID. */
 TEST_F(offer, controls_without_features)
 {
 	vcpu_init_cet(self->vcpu, false, false);
@@ -157,7 +157,7 @@ TEST_F(offer, fields)
 	exchange(self->vcpu, ENTRY_BIT | EXIT_BIT);
 }
 
-/* All are in the part of struct vmcs12 that older kernels have, as zeros. */
+/* All are where older kernels' struct vmcs12 has zeros. */
 TEST_F(offer, fields_in_nested_state)
 {
 	struct kvm_x86_state *state;
@@ -234,7 +234,7 @@ FIXTURE(ctls)
 
 FIXTURE_VARIANT(ctls)
 {
-	/* What user space leaves to L1 */
+	/* The controls that user space leaves to L1 */
 	bool entry, exit;
 };
 
@@ -267,7 +267,7 @@ FIXTURE_TEARDOWN(ctls)
 	kvm_vm_free(self->vcpu->vm);
 }
 
-/* ... and CPUID does not bring back what user space has cleared. */
+/* KVM_SET_CPUID2 does not bring back what user space has cleared. */
 TEST_F(ctls, stay_cleared)
 {
 	vcpu_init_cet(self->vcpu, false, false);
@@ -310,7 +310,7 @@ TEST_F(ctls, exit_control)
 		       variant->exit ? 0 : INVALID_CONTROL_FIELD);
 }
 
-/* An L1 without CET can use what it has.  All that is loaded is 0. */
+/* An L1 without CET can use the controls that it has.  They load 0. */
 TEST_F(ctls, launch_without_features)
 {
 	vcpu_init_cet(self->vcpu, false, false);
@@ -325,7 +325,7 @@ FIXTURE(ctl_msrs)
 	struct kvm_vcpu *vcpu;
 };
 
-/* Nothing of these runs. */
+/* The vCPU never runs. */
 FIXTURE_SETUP(ctl_msrs)
 {
 	vm_create_with_one_vcpu(&self->vcpu, NULL);
@@ -375,8 +375,8 @@ static void host_expect_bits(struct kvm_vcpu *vcpu, bool set, const char *when)
 }
 
 /*
- * As restored by user space, in either order: VMX is all that KVM_SET_MSRS wants
- * to be in CPUID.
+ * User space may restore MSRs and CPUID in either order: KVM_SET_MSRS only
+ * wants VMX in CPUID.
  */
 TEST_F(ctl_msrs, set_before_features)
 {
@@ -405,7 +405,7 @@ TEST_F(ctl_msrs, set_after_features)
 	host_expect_bits(self->vcpu, true, "set again");
 }
 
-/* One at a time, what KVM does not support. */
+/* Bits that KVM does not support, one at a time */
 TEST_F(ctl_msrs, unsupported_refused)
 {
 	uint64_t supported, bit;
@@ -427,7 +427,7 @@ TEST_F(ctl_msrs, unsupported_refused)
 	}
 }
 
-/* The bit of the processor, which is one that can use CET, is set. */
+/* The bit is set, as on any processor with CET. */
 TEST_F(ctl_msrs, vmx_basic)
 {
 	const uint64_t basic = kvm_get_feature_msr(MSR_IA32_VMX_BASIC);

@@ -44,7 +44,7 @@ static __attribute__((naked)) void l2_no_endbr(void)
 static void prepare(void)
 {
 	vmwrite(EXCEPTION_BITMAP, exception_bitmap);
-	/* All #PFs are alike. */
+	/* The error code of a #PF makes no difference. */
 	vmwrite(PAGE_FAULT_ERROR_CODE_MATCH, 0);
 	if (idtr_base)
 		vmwrite(GUEST_IDTR_BASE, idtr_base);
@@ -52,7 +52,7 @@ static void prepare(void)
 		vmwrite(VM_ENTRY_INTR_INFO_FIELD, entry_info);
 		vmwrite(VM_ENTRY_EXCEPTION_ERROR_CODE, entry_error_code);
 		vmwrite(VM_ENTRY_INSTRUCTION_LEN, 1);
-		/* An interrupt wants them enabled. */
+		/* Needed to inject an interrupt */
 		vmwrite(GUEST_RFLAGS, vmreadz(GUEST_RFLAGS) | RFLAGS_IF);
 	}
 	vmwrite(GUEST_CR0, vmreadz(GUEST_CR0) & ~guest_cr0_clear);
@@ -85,7 +85,7 @@ FIXTURE_VARIANT_ADD(cp, endbranch) {
 	.error_code = CP_ENDBRANCH,
 };
 
-/* Only VM entry can have it waiting for ENDBR64 at the first instruction. */
+/* Only VM entry can start L2 with the tracker waiting for ENDBR64. */
 FIXTURE_VARIANT_ADD(cp, tracker_at_entry) {
 	.l2 = l2_no_endbr,
 	.s_cet = CET_ENDBR_EN | CET_WAIT_ENDBR,
@@ -128,7 +128,7 @@ TEST_F(cp, intercepted)
 	TEST_ASSERT_EQ(self->n->intr_info, CP_INFO);
 	TEST_ASSERT_EQ(self->n->intr_error_code, variant->error_code);
 	TEST_ASSERT_EQ(self->n->idt_info & INTR_VALID, 0);
-	/* L1 is not left with what got L2 there. */
+	/* L1 does not get L2's S_CET. */
 	TEST_ASSERT_EQ(self->n->l1_s_cet, 0);
 }
 
@@ -144,7 +144,7 @@ TEST_F(cp, not_intercepted)
 	TEST_ASSERT_EQ(handler_top, variant->error_code);
 }
 
-/* The IDT can't be read: #PF, in the midst of #CP. */
+/* The IDT can't be read: #PF during the delivery of #CP. */
 TEST_F(cp, cut_short)
 {
 	struct kvm_vm *vm = self->vcpu->vm;
@@ -240,7 +240,7 @@ static void refuse(struct kvm_vcpu *vcpu, struct cet_nested *n, uint64_t info,
 		    info, error_code, n->error, n->reason);
 }
 
-/* The error code makes an odd number of words an even one on L2's stack. */
+/* With an error code, the number of words on L2's stack is even. */
 static void accept(struct kvm_vcpu *vcpu, struct cet_nested *n, uint64_t info,
 		   uint64_t error_code)
 {
@@ -314,7 +314,7 @@ TEST_F(inject, reserved_bits)
 	refuse(self->vcpu, self->n, INTR_EXCEPTION | NR_EXCEPTIONS, 0);
 }
 
-/* As L1 has left the VMCS, it's real mode that is refused, not the event. */
+/* Real mode is refused because of the rest of the VMCS, not the event. */
 TEST_F(inject, real_mode)
 {
 	const uint64_t info = INTR_EXCEPTION | INTR_HAS_ERROR_CODE | GP_VECTOR;
@@ -334,7 +334,7 @@ TEST_F(inject, real_mode)
 	TEST_ASSERT_EQ(self->n->error, 0);
 	TEST_ASSERT_EQ(self->n->reason, INVALID_GUEST_STATE);
 
-	/* In protected mode, what unrestricted guests may do is of no account. */
+	/* In protected mode, "unrestricted guest" makes no difference. */
 	write_guest_global(vm, guest_cr0_clear, 0ull);
 	inject(self->vcpu, info, 0);
 	TEST_ASSERT_EQ(self->n->error, 0);
@@ -346,7 +346,7 @@ TEST_F(inject, real_mode)
 	}
 }
 
-/* What L1 injects is L1's again if its delivery is cut short. */
+/* If the delivery of an event that L1 injects is cut short, L1 gets it back. */
 TEST_F(inject, cut_short)
 {
 	uint64_t info = INTR_EXCEPTION | CP_VECTOR;

@@ -50,7 +50,7 @@ static void guest_or_field(struct cet_call *call)
 	call->ret = vmlaunch() ? vmreadz(VM_INSTRUCTION_ERROR) : 0;
 }
 
-/* L1: CR4 in VMX operation, before L2 to arg[0], after it to arg[1]. */
+/* L1: read CR4 in VMX operation, before L2 to arg[0], after it to arg[1]. */
 static void guest_vmxon(struct cet_call *call)
 {
 	guest_prepare_l2(vmx, l2_nop);
@@ -126,7 +126,7 @@ TEST_F(nested_guest, cr4_fixed1_follows_features)
 	}
 }
 
-/* From before VMXON to after a VM exit. */
+/* CR4.CET stays set from before VMXON to after a VM exit. */
 TEST_F(nested_guest, vmxon_with_cr4_cet)
 {
 	struct cet_call *call;
@@ -138,7 +138,7 @@ TEST_F(nested_guest, vmxon_with_cr4_cet)
 	TEST_ASSERT_EQ(call->arg[1], call->arg[0]);
 }
 
-/* Before L2 exits, IA32_S_CET is as L1 needs it, which is 0. */
+/* L2 clears IA32_S_CET before it exits, as L1 needs it. */
 static void prepare_run_in_l2(struct kvm_vcpu *vcpu, void (*payload)(void))
 {
 	cet_enable(vcpu);

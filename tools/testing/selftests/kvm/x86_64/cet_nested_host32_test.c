@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * CET state that VM exit loads for an L1 which is not in 64-bit mode: S_CET and
- * SSP have 32 bits.  In 64-bit mode, L1 can write more than that to the VMCS, so
- * that is where it does, before it goes to 32-bit mode for VMLAUNCH.
+ * SSP have 32 bits.  Only in 64-bit mode can L1 write more than that to the
+ * VMCS.  It does so before it goes to 32-bit mode for VMLAUNCH.
  */
 #include "kvm_test_harness.h"
 #include "cet_nested.h"
@@ -207,7 +207,7 @@ TEST_F(host32, ssp)
 	refuse(self->vcpu, &self->n->host.ssp, ~3ull);
 }
 
-/* Nothing is said of this one. */
+/* The SDM has no 32-bit rule for this one. */
 TEST_F(host32, ssp_tbl)
 {
 	accept(self->vcpu, self->n, &self->n->host.ssp_tbl, BIT_ULL(31));

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * CET state that VM entry and VM exit load, or not: where S_CET, SSP and the
- * interrupt SSP table's address of L1 and of L2 come from and go to, in all
- * combinations of the two controls.
+ * CET state that VM entry and VM exit load: where S_CET, SSP and the interrupt
+ * SSP table's address of L1 and of L2 come from and go to, in all combinations
+ * of the two controls.
  */
 #include "kvm_test_harness.h"
 #include "cet_nested.h"
@@ -116,7 +116,7 @@ static void l2_again(void)
 		l2_read_out_write();
 }
 
-/* L2's VMCALL, which is where it is. */
+/* Have L2 continue after its VMCALL. */
 static void skip_vmcall(void)
 {
 	vmwrite(GUEST_RIP, vmreadz(GUEST_RIP) + 3);
@@ -134,8 +134,8 @@ static void run_l2_once(struct kvm_vcpu *vcpu, struct cet_nested *n)
 }
 
 /*
- * L1 has not written any field to speak of since the VM exit: KVM need not look
- * at what seldom changes.
+ * Since the VM exit, L1 has not written a field that seldom changes: KVM need
+ * not look at these.
  */
 TEST_F(load, resume)
 {
@@ -156,7 +156,7 @@ static void skip_vmcall_and_write_fields(void)
 	vmwrite(GUEST_INTR_SSP_TABLE, cet_nested.guest.ssp_tbl);
 }
 
-/* Now it has, and to these fields only. */
+/* L1 has written the CET fields, and no others. */
 TEST_F(load, resume_after_vmwrite)
 {
 	const struct cet_vmcs_state *now = variant->exit ? &host : &l2;
@@ -185,7 +185,7 @@ TEST_F(load, resume_with_other_controls)
 	expect_l1(self->vcpu, self->n, variant->exit ? &l2 : &host, "L1 again");
 }
 
-/* What XSAVE manages is L1's and L2's together, whatever the controls say. */
+/* L1 and L2 share what XSAVES manages, whatever the controls are. */
 TEST_F(load, xsave_msrs_shared)
 {
 	int i;
@@ -203,7 +203,7 @@ TEST_F(load, xsave_msrs_shared)
 		cet_expect_msr(self->vcpu, cet_xsave_msrs[i], cet_value(2, i));
 }
 
-/* VM entries that fail, and leave L1 with its own state, or VM exit's. */
+/* VM entries that fail.  L1 then has its own state, or what VM exit loads. */
 static void clear_guest_vmxe(void)
 {
 	vmwrite(GUEST_CR4, vmreadz(GUEST_CR4) & ~X86_CR4_VMXE);
@@ -211,7 +211,7 @@ static void clear_guest_vmxe(void)
 
 static void load_fs_base(void)
 {
-	/* No list may have it. */
+	/* FS_BASE is not allowed in a list. */
 	msr_lists.entry_load[0].index = MSR_FS_BASE;
 	vmwrite(VM_ENTRY_MSR_LOAD_ADDR, cet_nested.prepare_arg);
 	vmwrite(VM_ENTRY_MSR_LOAD_COUNT, 1);
@@ -246,7 +246,7 @@ TEST_F(load, bad_guest_state)
 	expect_failed(self->vcpu, self->n, variant->exit ? &host : &l1);
 }
 
-/* If it is not loaded, what is in the fields is of no account. */
+/* The fields are ignored if they are not loaded. */
 TEST_F(load, bad_guest_state_and_fields)
 {
 	self->n->prepare = clear_guest_vmxe;
@@ -299,7 +299,7 @@ static void set_msr_lists(void)
 	vmwrite(VM_EXIT_MSR_LOAD_COUNT, i);
 }
 
-/* The lists come last. */
+/* The lists are loaded last. */
 TEST_F(load, msr_lists_override)
 {
 	int i;

@@ -71,7 +71,7 @@ static void l2_wrmsr_safe_after_out(void)
 	for (;;) {
 		asm volatile("out %%al, %0" : : "i"(CET_PORT));
 		vector = wrmsr_safe(MSR_IA32_U_CET, CET_ENDBR_EN);
-		/* To the compiler, nobody reads it. */
+		/* The host reads it: don't let the compiler keep it. */
 		barrier();
 		vmcall();
 	}
@@ -144,7 +144,7 @@ static uint64_t count_more_exits(struct kvm_vcpu *vcpu, struct cet_nested *n,
 	return count_exits(vcpu, n, index) - count_exits(vcpu, n, 0);
 }
 
-/* The writes of INT_SSP_TAB and IA32_XSS are KVM's; so are reads of the latter. */
+/* KVM intercepts writes of INT_SSP_TAB, and all accesses to IA32_XSS. */
 TEST_F(msrs, passed_through)
 {
 	uint64_t exits;
@@ -160,7 +160,7 @@ TEST_F(msrs, passed_through)
 		       2 * NR_WRITES);
 }
 
-/* What KVM intercepts to check what a vCPU with one feature writes */
+/* With one feature, KVM intercepts writes of U_CET and S_CET to check them. */
 TEST_F(msrs, intercepted_with_one_feature)
 {
 	vcpu_init_cet(self->vcpu, true, false);
@@ -199,7 +199,7 @@ TEST_F(msrs, l1_intercepts_reads_of_s_cet)
 	TEST_ASSERT_EQ(self->n->saved.s_cet, CET_ENDBR_EN);
 }
 
-/* Each by itself, among them those that KVM intercepts anyway */
+/* One at a time, among them those that KVM intercepts anyway */
 TEST_F(msrs, l1_intercepts_one)
 {
 	uint32_t index;
@@ -247,7 +247,7 @@ static void skip_vmcall(void)
 	vmwrite(GUEST_RIP, vmreadz(GUEST_RIP) + 3);
 }
 
-/* L2 is active all the time, but for when L1 resumes it. */
+/* L2 is active whenever the filter changes. */
 TEST_F(msrs, filter_changes)
 {
 	struct kvm_vm *vm = self->vcpu->vm;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * VM entries into L2 that the processor refuses, as KVM does not check all that it
- * does: L1 keeps its CET state, but for what VM exit loads.
+ * VM entries into L2 that KVM accepts, but the processor refuses: L1 keeps its
+ * CET state, except for what VM exit loads.
  */
 #include "kvm_test_harness.h"
 #include "cet_nested.h"
@@ -54,7 +54,7 @@ FIXTURE_TEARDOWN(refused)
 	kvm_vm_free(self->vcpu->vm);
 }
 
-/* Then VM entry works, and from L1's state. */
+/* L1 has @state, and another VM entry works. */
 static void expect_refused(struct kvm_vcpu *vcpu, struct cet_nested *n,
 			   const struct cet_vmcs_state *state)
 {
@@ -103,8 +103,8 @@ TEST_F(refused, control)
 }
 
 /*
- * The VM entry has come from user space: what that sets of CET state afterwards
- * is L2's if VM entry loads it, and otherwise L1's.
+ * User space has restored a VM entry that is pending.  What it sets of CET
+ * state afterwards is L2's if VM entry loads it, and otherwise L1's.
  */
 TEST_F(refused, restored_pending_entry)
 {
@@ -141,7 +141,7 @@ TEST_F(refused, restored_pending_entry)
 		       variant->entry ? &none : &l1);
 }
 
-/* KVM forces the vCPU out of an L2 that comes after a VM entry that failed. */
+/* KVM forces the vCPU out of an L2 that was entered after a failed VM entry. */
 TEST_F(refused, then_forced_exit)
 {
 	struct kvm_nested_state nested = {

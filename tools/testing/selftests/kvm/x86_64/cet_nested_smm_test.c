@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * L2's state that RSM or user space loads, rather than a VM entry that has
- * checked it.  CET is off.
+ * L2's state that RSM or user space loads, without the checks of a VM entry.
+ * CET is off.
  */
 #include "kvm_test_harness.h"
 #include "cet.h"

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * L1 and L2 on a shadow stack each, and with indirect branch tracking: VM entry
- * and VM exit take them from one to the other, as does all that KVM makes of it.
+ * and VM exit switch between them, also after a migration.
  */
 #include "kvm_test_harness.h"
 #include "cet_nested.h"
@@ -12,8 +12,8 @@
 static uint64_t l2_ssp;
 
 /*
- * L1's payload for cet_run(), where the VMCS is ready but for these three: HOST_SSP,
- * HOST_RSP, HOST_RIP.  It leaves the exit reason in RAX for @end.
+ * L1's payload for cet_run().  The VMCS is ready, except for HOST_SSP, HOST_RSP
+ * and HOST_RIP.  It leaves the exit reason in RAX for @end.
  */
 #define L1_PAYLOAD(name, end)				\
 static __attribute__((naked)) void name(void)		\
@@ -84,7 +84,7 @@ static void guest_prepare(struct cet_call *call)
 		       vmwrite(HOST_INTR_SSP_TABLE, 0);
 }
 
-/* L1, with no CET in use any more: what the last VM exit said. */
+/* L1, after cet_run(): read what the last VM exit has reported. */
 static void guest_read_exit(struct cet_call *call)
 {
 	call->arg[0] = vmreadz(VM_EXIT_INTR_INFO);

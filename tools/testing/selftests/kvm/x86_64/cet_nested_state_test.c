@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * An L2 that is interrupted from outside: saved and restored in a new VM, by an
- * SMI, or made to leave by an ioctl.  L1's state waits in vmcs12 or is L2's.
+ * An L2 that is interrupted from outside: by save and restore in a new VM, by
+ * an SMI, or by an ioctl that makes it leave.  L1's state waits in vmcs12, or
+ * is L2's.
  */
 #include "kvm_test_harness.h"
 #include "cet_nested.h"
@@ -33,7 +34,7 @@ static const struct cet_vmcs_state l2 = {
 	CET_WRSS_EN | CET_NO_TRACK_EN | 0x4000000, 0x400100c, 0x4002003,
 };
 
-/* L2's in the end */
+/* L2's state in the end */
 static const struct cet_vmcs_state l2_end = {
 	CET_LEG_IW_EN | 0x5000000, 0x400100c, 0x5002003,
 };
@@ -95,7 +96,7 @@ FIXTURE_TEARDOWN(state)
 	kvm_vm_free(self->vcpu->vm);
 }
 
-/* L2 goes on with state l2, to its end, and L1 after it. */
+/* L2 continues with state l2, to its end, and L1 after it. */
 static void expect_end(struct kvm_vcpu *vcpu, struct cet_nested *n)
 {
 	vcpu_run(vcpu);
@@ -130,7 +131,7 @@ static struct kvm_x86_state *save_and_recreate(struct kvm_vcpu **vcpu)
 	return state;
 }
 
-/* vmcs12 has what L2 is at, and not what VM entry may have loaded. */
+/* vmcs12 has L2's current state, not what VM entry may have loaded. */
 TEST_F(state, get_nested_state)
 {
 	struct kvm_x86_state *state = vcpu_save_state(self->vcpu);
@@ -154,7 +155,7 @@ TEST_F(state, migrate_msrs_first)
 	expect_end(self->vcpu, self->n);
 }
 
-/* SSP is a register, and as such may come with the others, first. */
+/* SSP may be restored first, with the other registers. */
 TEST_F(state, migrate_ssp_first)
 {
 	struct kvm_x86_state *state = save_and_recreate(&self->vcpu);
@@ -171,7 +172,7 @@ TEST_F(state, migrate_msrs_last)
 	struct kvm_x86_state *state = save_and_recreate(&self->vcpu);
 	int i;
 
-	/* Not all of them: there are those that VMX needs. */
+	/* Only the CET MSRs come last: VMX needs some of the others. */
 	for (i = 0; i < state->msrs.nmsrs; i++) {
 		if (is_cet_msr(state->msrs.entries[i].index))
 			state->msrs.entries[i].data = 0;
@@ -184,8 +185,8 @@ TEST_F(state, migrate_msrs_last)
 }
 
 /*
- * A vCPU that is in L2 already leaves it first.  That replaces MSRs that have
- * come before, if VM exit loads L1's.
+ * A vCPU that is in L2 already leaves it first.  If VM exit loads L1's state,
+ * that replaces MSRs that were restored before.
  */
 TEST_F(state, restored_in_l2)
 {
@@ -198,7 +199,7 @@ TEST_F(state, restored_in_l2)
 	expect_end(self->vcpu, self->n);
 }
 
-/* From a VM entry that has yet to happen: it loads what it is to load. */
+/* The VM entry is pending, and loads what its controls say. */
 TEST_F(state, migrate_run_pending)
 {
 	struct kvm_x86_state *state = save_and_recreate(&self->vcpu);
@@ -214,7 +215,7 @@ TEST_F(state, migrate_run_pending)
 	expect_end(self->vcpu, self->n);
 }
 
-/* The controls are fine, but for loading anything else than 0. */
+/* Without CET, KVM accepts the controls, but no value except 0. */
 TEST_F(state, without_features)
 {
 	struct kvm_x86_state *state = save_and_recreate(&self->vcpu);
@@ -325,7 +326,7 @@ static void migrate_with_cp(struct kvm_vcpu **vcpu, bool injected)
 	kvm_x86_state_cleanup(state);
 }
 
-/* L1 intercepts #CP, but this one is past that: L2's handler gets it. */
+/* L1 intercepts #CP, but not an injected one: L2's handler gets it. */
 TEST_F(state, migrate_with_injected_cp)
 {
 	migrate_with_cp(&self->vcpu, true);
@@ -336,7 +337,7 @@ TEST_F(state, migrate_with_injected_cp)
 	TEST_ASSERT_EQ(cet_cp_error_code, CP_ENDBRANCH);
 }
 
-/* This one is not: L2 gets no further. */
+/* A pending one is intercepted: L2 gets no further. */
 TEST_F(state, migrate_with_pending_cp)
 {
 	migrate_with_cp(&self->vcpu, false);
@@ -367,8 +368,8 @@ static void enter_smm(struct kvm_vcpu *vcpu)
 }
 
 /*
- * RSM leads back to L2; L1 has not seen anything of it.  Its state in the VMCS is
- * not for the handler, which goes on with L2's.
+ * RSM returns to L2, and L1 notices nothing.  The handler runs with L2's state,
+ * not with L1's in the VMCS.
  */
 TEST_F(state, smi)
 {
@@ -411,8 +412,8 @@ TEST_F(state, migrate_in_smm)
 }
 
 /*
- * KVM_SET_NESTED_STATE leaves vmcs12 unchecked if an SMI has interrupted L2.  RSM
- * must not go on with it.
+ * KVM_SET_NESTED_STATE leaves vmcs12 unchecked if an SMI has interrupted L2.
+ * RSM must not enter L2 with it.
  */
 TEST_F(state, rsm_checks)
 {
@@ -431,7 +432,7 @@ TEST_F(state, rsm_checks)
 	TEST_ASSERT_KVM_EXIT_REASON(self->vcpu, KVM_EXIT_SHUTDOWN);
 	TEST_ASSERT(!vcpu_is_in_l2(self->vcpu), "The vCPU is in L2");
 
-	/* What is left can be restored. */
+	/* The state after that can be restored. */
 	kvm_x86_state_cleanup(state);
 	state = vcpu_save_state(self->vcpu);
 	TEST_ASSERT_EQ(__vcpu_ioctl(self->vcpu, KVM_SET_NESTED_STATE,
@@ -460,7 +461,7 @@ TEST_F(state, rsm_checks_host_state)
 	TEST_ASSERT_EQ(self->n->reason, EXIT_REASON_VMCALL);
 }
 
-/* An event that L1 has injected was delivered long before: it doesn't count. */
+/* RSM ignores an event that L1 has injected: it was delivered long before. */
 TEST_F(state, rsm_ignores_injected_event)
 {
 	struct kvm_x86_state *state;
@@ -515,7 +516,7 @@ static void rsm_without_vmx(struct kvm_vcpu *vcpu,
 	leave(vcpu);
 	vcpu_nested_state_get(vcpu, &nested);
 	TEST_ASSERT_EQ(nested.hdr.vmx.smm.flags, 0);
-	/* What RSM loads is L2's: L1 can't go on with it, but KVM can. */
+	/* RSM loads L2's state.  L1 can't run with it, but KVM_RUN succeeds. */
 	TEST_ASSERT_EQ(ioctl(vcpu->fd, KVM_RUN, NULL), 0);
 	TEST_ASSERT(!vcpu_is_in_l2(vcpu), "The vCPU is in L2");
 }
@@ -553,7 +554,7 @@ static void leave_by_init(struct kvm_vcpu *vcpu)
 	vcpu_mp_state_get(vcpu, &mp_state);
 }
 
-/* Nothing that L1 sees, but it has the state that the VM-exit control loads. */
+/* L1 sees no VM exit, but has the state that the VM-exit control loads. */
 TEST_F(state, forced_exits)
 {
 	static void (*const leave[])(struct kvm_vcpu *) = {
@@ -566,7 +567,7 @@ TEST_F(state, forced_exits)
 		leave[i](self->vcpu);
 		TEST_ASSERT(!vcpu_is_in_l2(self->vcpu), "The vCPU is in L2");
 		vcpu_expect_cet_state(self->vcpu, variant->exit ? &host : &l2, "L1");
-		/* CR4.VMXE does not go with SMM. */
+		/* CR4.VMXE can't be set in SMM. */
 		vcpu_events_set(self->vcpu, &state->events);
 		vcpu_load_state(self->vcpu, state);
 		vcpu_set_cet_state(self->vcpu, &l2);
@@ -575,7 +576,7 @@ TEST_F(state, forced_exits)
 	expect_end(self->vcpu, self->n);
 }
 
-/* INIT makes L2 exit to L1, which gets to know. */
+/* INIT makes L2 exit to L1, which notices. */
 TEST_F(state, init)
 {
 	leave_by_init(self->vcpu);

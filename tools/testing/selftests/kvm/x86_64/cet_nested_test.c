@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * CET state of nested guests whose L1 sets no control that loads it: VM entry
- * and VM exit leave it alone.  L2 starts with L1's, L1 goes on with L2's.
+ * and VM exit leave it alone.  L2 starts with L1's, and L1 continues with L2's.
  */
 #include "kvm_test_harness.h"
 #include "cet.h"
@@ -69,7 +69,7 @@ static void l2_read_and_write(void)
 	vmcall();
 }
 
-/* CET_PORT, like any, is the host's: L1 doesn't intercept OUT. */
+/* The OUT exits to the host: L1 doesn't intercept it. */
 static void l2_write_and_out(void)
 {
 	GUEST_ASSERT(!write_msrs(L2));
@@ -138,8 +138,8 @@ static void guest_l1_lists(struct cet_call *call)
 }
 
 /*
- * L1: VM entries that fail late, with the exit reasons to arg[0] and arg[1], and
- * at last one that does not.  msr_lists is at arg[1].
+ * L1: VM entries that fail late, with the exit reasons to arg[0] and arg[1],
+ * and then one that works.  msr_lists is at arg[1].
  */
 static void guest_l1_failed_entries(struct cet_call *call)
 {
@@ -265,7 +265,7 @@ TEST_F(nested, write_intercepted_by_l1)
 	expect_msrs(self->vcpu->vm, l1_msrs, L1);
 }
 
-/* The lists are how L1 can have the MSRs switched. */
+/* L1 can have the MSRs switched by these lists. */
 TEST_F(nested, msr_lists)
 {
 	struct kvm_vm *vm = self->vcpu->vm;
@@ -333,7 +333,7 @@ TEST_F(nested, ssp_carried_to_l2_and_back)
 	TEST_ASSERT_EQ(ssp, 0x2000);
 }
 
-/* The new vCPU gets the MSRs before it is in L2, so they pass through L1's. */
+/* The new vCPU gets the MSRs while it is in L1, and keeps them in L2. */
 TEST_F(nested, migrate_in_l2)
 {
 	struct kvm_vm *vm = self->vcpu->vm;
@@ -357,7 +357,7 @@ TEST_F(nested, migrate_in_l2)
 	expect_msrs(vm, l1_msrs, L2);
 }
 
-/* The MSRs come last, and the CPU refuses the VM entry: they are L1's. */
+/* The MSRs come last, and the CPU refuses the VM entry: L1 gets them. */
 TEST_F(nested, migrate_before_failed_entry)
 {
 	struct kvm_vm *vm = self->vcpu->vm;

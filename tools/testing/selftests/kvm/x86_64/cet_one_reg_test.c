@@ -65,7 +65,7 @@ KVM_ONE_VCPU_TEST(one_reg, capability, NULL)
 
 KVM_ONE_VCPU_TEST(one_reg, ssp_set_get, NULL)
 {
-	/* As VM entry does, with one address more than is canonical. */
+	/* Like VM entry, KVM accepts one address that is not canonical. */
 	static const uint64_t good[] = {
 		4, 0x1000, 0xfffffffc, 0x100000000, 0x7ffffffffffc,
 		0x800000000000, 0xffff800000000000, 0xfffffffffffffffc, 0,
@@ -142,7 +142,7 @@ KVM_ONE_VCPU_TEST(one_reg, ssp_is_live, NULL)
 			    "SSP 0x%lx is not right below its token 0x%lx",
 			    ssp, token);
 
-		/* There and back. */
+		/* Change SSP, and then set it as it is to be. */
 		set_ssp(vcpu, ssp - 0x100);
 		set_ssp(vcpu, ssp + i * 8);
 		vcpu_run(vcpu);
@@ -250,7 +250,7 @@ KVM_ONE_VCPU_TEST(one_reg, bad_pointers, NULL)
 	TEST_ASSERT(ioctl(vcpu->fd, KVM_GET_ONE_REG, NULL) && errno == EFAULT,
 		    "KVM_GET_ONE_REG of NULL: errno %d", errno);
 
-	/* Whether there is a register comes first. */
+	/* Without the register, the pointer does not matter. */
 	vcpu_init_cet(vcpu, false, true);
 	TEST_ASSERT_EQ(access_reg(vcpu, KVM_GET_ONE_REG, SSP_ID, NULL), EINVAL);
 	TEST_ASSERT_EQ(access_reg(vcpu, KVM_SET_ONE_REG, SSP_ID, NULL), EINVAL);

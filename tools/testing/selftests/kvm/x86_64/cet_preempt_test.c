@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * CET state and the host's scheduler: the guest's values get to and from the
- * CPU's registers right though the thread is scheduled out in between, and the
- * shadow stack of the VMM thread itself takes no harm.
+ * CET state and the host's scheduler: the guest's values get into and out of
+ * the CPU's registers correctly even if the thread is scheduled out in between,
+ * and the VMM's own shadow stack stays intact.
  */
 #include <pthread.h>
 #include <sched.h>
@@ -22,8 +22,8 @@ struct msr_list {
 };
 
 /*
- * Nearly as many entries as a list may have, so that much time goes by in one
- * ioctl.  No two have the same value: those of the last seed are to remain.
+ * Nearly as many entries as a list may have, for one ioctl to take long.  No
+ * two have the same value: those of the last seed are to remain.
  */
 static void init_list(struct msr_list *list, int seed)
 {

@@ -17,17 +17,17 @@
 #include "cet_race_mod/cet_race.h"
 
 /*
- * If a window, on a debug kernel, has more boundaries, walks have a stride, but
- * for those near to where IRQs are turned off, and to the access.
+ * If a window has more boundaries, as on a debug kernel, try only some of them,
+ * except near to where IRQs are turned off, and near to the access.
  */
 static int max_walk = 4000;
 
-/* Don't do again for each MSR what is common to all of them. */
+/* In longer windows, test what all MSRs have in common only once. */
 #define LONG_WINDOW		1000
 
 /*
- * A pass can fail because of other interrupts, or of a CPU, or an emulator of
- * one, that misses breakpoints: go there by ever more single steps.
+ * A pass can fail because of other interrupts, or because a CPU, or an emulator
+ * of one, misses breakpoints: retry with more and more single steps.
  */
 #define MAX_TRIES		10
 
@@ -192,9 +192,9 @@ FIXTURE_VARIANT_ADD(race, wrmsr_intercepted) {
 };
 
 /*
- * The other task.  With SCHED_FIFO, it has the CPU as soon as it wakes up and
- * until it waits again; it has its own values in the registers, a shadow stack
- * if the kernel lets it.
+ * The other task.  With SCHED_FIFO, it has the CPU from when it wakes up until
+ * it waits again.  It has its own values in the registers, and a shadow stack
+ * if the kernel supports that.
  */
 static void *other_thread(void *arg)
 {
@@ -228,7 +228,7 @@ static void create_other_thread(struct race *race)
 
 FIXTURE_SETUP(race)
 {
-	/* No task but those that are told to shall come in between. */
+	/* No other task may run in between. */
 	const struct sched_param param = { .sched_priority = 1 };
 	const struct path *path = &variant->path;
 	struct race *race = &self->race;
@@ -320,7 +320,7 @@ static void check_value(struct race *race, const struct path *path, int i,
 		  name_of(race, res->access_ip));
 }
 
-/* Whether the pass was what was meant.  Where it was not, it proves nothing. */
+/* Whether the interrupt came where it should.  Else the pass proves nothing. */
 static bool came_there(const struct cet_race_result *res, bool held_off)
 {
 	return res->reached && res->accessed && !res->disturbed && res->done &&
@@ -352,14 +352,14 @@ static void walk(struct race *race, const struct path *path, int i,
 		    !is_near(arm->boundary, learnt->access))
 			continue;
 
-		/* Too late to do harm if there are no IRQs until the access. */
+		/* Without IRQs until the access, it does no harm. */
 		held_off = arm->boundary >= learnt->irqs_off;
 
 		for (tries = 0; tries < MAX_TRIES; tries++) {
 			arm->back = BIT(tries) - 1;
 			val = do_pass(race, path, i, arm, &res);
 			check_value(race, path, i, arm, &res, val);
-			/* Wrong wherever the interrupt came */
+			/* This is wrong wherever the interrupt came. */
 			if (res.access_irqs_on || res.access_stale)
 				unsafe = res.ip;
 			if (came_there(&res, held_off))
@@ -398,7 +398,7 @@ static void walk(struct race *race, const struct path *path, int i,
 			race->nr_irqs_on++;
 	}
 	TEST_ASSERT(seen_access, "The access was not among the boundaries");
-	/* That no harm was done is no accident. */
+	/* Right values could be luck: the access has to be safe, too. */
 	TEST_ASSERT(!unsafe,
 		    "Access with IRQs on, or the FPU not reloaded, after an interrupt at %s",
 		    name_of(race, unsafe));
@@ -410,7 +410,7 @@ static void learn(struct race *race, const struct path *path, int i,
 	uint64_t val;
 	int tries;
 
-	/* The first time, KVM may have to do what it need not do again. */
+	/* The first access may include work that KVM does only once. */
 	val = race->val[i];
 	path->access(race->vcpu, cet_xsave_msrs[i], &val);
 

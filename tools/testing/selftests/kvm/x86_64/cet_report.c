@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * A report on what KVM does about CET on this machine, for people: who has it,
- * whether the MSRs keep what is written to them, and what becomes of two
- * attacks on a guest.  Exits with 0 if all is as it should be, 1 otherwise.
+ * A report for people on what KVM does about CET on this machine: who has it,
+ * whether the MSRs keep what is written to them, and how two attacks on a guest
+ * end.  Exits with 0 if all is as it should be, 1 otherwise.
  */
 #include <stdio.h>
 
@@ -71,7 +71,7 @@ static void report_msrs(void)
 	printf("  %-20s  %-16s  %-16s  %-16s  exits\n", "MSR", "KVM_SET_MSRS",
 	       "KVM_GET_MSRS", "read by guest");
 
-	/* All of them first, so that one that ends up in another one is seen. */
+	/* Write all of them first, to notice one that changes another. */
 	for (i = 0; i < CET_NR_MSRS; i++)
 		_vcpu_set_msr(vcpu, cet_msrs[i], msr_value(i));
 

@@ -20,7 +20,7 @@
 #define CODE_GPA		0x2000000
 #define CODE_SLOT		2
 
-/* SMM is not 64-bit mode: the machine's CPU wants 32 bits of SSP there. */
+/* SMM is not 64-bit mode: the emulated CPU wants 32 bits of SSP there. */
 #define SSP			0x56789abc
 
 /* Handlers of SMI, in 16-bit code: they wait for the host, then RSM. */
@@ -153,7 +153,7 @@ KVM_ONE_VCPU_TEST(smm, smi_stores_ssp, NULL)
 	TEST_ASSERT_EQ(get_ssp(vcpu), ssp + 16);
 }
 
-/* The guest goes on to use the shadow stack that the handler gave to it. */
+/* The guest continues on the shadow stack that the handler gave to it. */
 KVM_ONE_VCPU_TEST(smm, rsm_moves_shadow_stack, NULL)
 {
 	uint64_t *slot, *top, moved;
@@ -193,8 +193,8 @@ KVM_ONE_VCPU_TEST(smm, rsm_loads_ssp, NULL)
 }
 
 /*
- * Where SSP points when the last entry of the uppermost shadow stack is popped.
- * Not every emulated processor lets a guest go on with it.
+ * SSP points there when the last entry of the uppermost shadow stack is popped.
+ * Not every emulated processor lets a guest run with it.
  */
 KVM_ONE_VCPU_TEST(smm, rsm_loads_ssp_behind_canonical, NULL)
 {
@@ -213,7 +213,7 @@ KVM_ONE_VCPU_TEST(smm, rsm_loads_ssp_behind_canonical, NULL)
 	TEST_ASSERT_EQ(get_ssp(vcpu), ssp);
 }
 
-/* Nothing of SSP is in SMRAM, nor comes from there. */
+/* The SMI does not store SSP, and RSM does not load it. */
 static void expect_no_ssp(struct kvm_vcpu *vcpu)
 {
 	uint64_t *slot;
@@ -272,7 +272,7 @@ KVM_ONE_VCPU_TEST(smm, rsm_with_wp_clear_without_cet, NULL)
 	expect_sregs(vcpu, X86_CR0_WP, 0);
 }
 
-/* But for CR4.CET, SMM changes nothing of what is not in SMRAM. */
+/* SMM leaves alone what is not in SMRAM, except CR4.CET. */
 KVM_ONE_VCPU_TEST(smm, msrs_kept, NULL)
 {
 	int i;
@@ -295,8 +295,8 @@ KVM_ONE_VCPU_TEST(smm, msrs_kept, NULL)
 }
 
 /*
- * Without 64-bit mode, the map has no room for SSP: it stays in the processor.
- * The vCPU has to be in a mode that it knows.
+ * Without 64-bit mode, SMRAM has no room for SSP: it stays in the processor.
+ * The vCPU has to be in a mode that it supports.
  */
 KVM_ONE_VCPU_TEST(smm, ssp_kept_without_lm, NULL)
 {
@@ -361,7 +361,7 @@ static void l2_run(void)
 	vmcall();
 }
 
-/* L1: run guest_run(), but in L2, which L1 does not keep from any MSR. */
+/* L1: run guest_run(), but in L2, with no MSR intercepted. */
 static void guest_run_in_l2(struct cet_call *call)
 {
 	l2_call = call;
@@ -404,8 +404,9 @@ static void run_to_shadow_stack_of_l2(struct kvm_vcpu *vcpu)
 }
 
 /*
- * KVM leaves L2 for SMM, and enters it again by RSM: L2 has a VMCS of its own,
- * but continues with its state.  No VM exit happens, until L2 is at its end.
+ * KVM leaves L2 for SMM, and RSM enters it again.  L2 has a VMCS of its own,
+ * but continues with its state.  There is no VM exit to L1 before the end of
+ * L2.
  */
 KVM_ONE_VCPU_TEST(smm, smi_in_l2, NULL)
 {
@@ -430,7 +431,7 @@ KVM_ONE_VCPU_TEST(smm, smi_in_l2, NULL)
 	for (i = 0; i < CET_NR_MSRS; i++)
 		cet_expect_msr(vcpu, cet_msrs[i], vals[i]);
 
-	/* On L2's shadow stack, and back to L1, which is not on one. */
+	/* Return on L2's shadow stack, and to L1, which is not on one. */
 	vcpu_run(vcpu);
 	call = cet_finish(vcpu);
 	TEST_ASSERT(!call->vector, "RET in L2: vector %lu, error code %lu",
@@ -444,7 +445,7 @@ KVM_ONE_VCPU_TEST(smm, smi_in_l2, NULL)
 			       cet_msrs[i] == MSR_IA32_S_CET ? 0 : vals[i]);
 }
 
-/* It is L1 that gets the shutdown. */
+/* The shutdown happens in L1. */
 KVM_ONE_VCPU_TEST(smm, rsm_to_l2_shuts_down, NULL)
 {
 	run_to_shadow_stack_of_l2(vcpu);
@@ -479,7 +480,7 @@ FIXTURE_TEARDOWN(bad_ssp)
 	kvm_vm_free(self->vcpu->vm);
 }
 
-/* Shadow stacks need not be enabled for RSM to look at SSP. */
+/* RSM checks SSP even if shadow stacks are not enabled. */
 TEST_F(bad_ssp, rsm_shuts_down)
 {
 	prepare_outs(self->vcpu);

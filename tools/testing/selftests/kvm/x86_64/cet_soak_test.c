@@ -21,10 +21,10 @@
 #define NR_VCPUS_PER_VM		2
 #define NR_VCPUS		(NR_VMS * NR_VCPUS_PER_VM)
 
-/* Values of one vCPU are none of another one's. */
+/* No two vCPUs have a value in common. */
 #define SEEDS_PER_VCPU		0x1000000
 
-/* Long enough for the vCPUs' threads to get on */
+/* Long enough for the vCPUs' threads to make progress */
 #define TIMER_NS		1000000
 #define STORM_NS		500000
 
@@ -79,7 +79,7 @@ static void init_list(struct msr_list *list, int seed)
 	}
 }
 
-/* ret counts wrong values of arg[0], if that is the last seed. */
+/* arg[0] is the last seed, arg[1] the next one; ret counts wrong values. */
 static void guest_check_and_write(struct cet_call *call)
 {
 	int i;
@@ -112,7 +112,7 @@ static void expect_all(struct kvm_vcpu *vcpu, int seed)
 	}
 }
 
-/* The only one that changes values, and knows them. */
+/* The only thread that changes values, and knows them */
 static void *writer_thread(void *arg)
 {
 	struct soaked *soaked = arg;
@@ -144,7 +144,7 @@ static void *writer_thread(void *arg)
 	return NULL;
 }
 
-/* Comes in between, with values of its own in the registers. */
+/* Accesses the vCPU in between, with its own values in the registers. */
 static void *reader_thread(void *arg)
 {
 	struct soaked *soaked = arg;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * What becomes of CET state and control registers when VM entries fail: nothing
- * may be decided by, or taken from, what an earlier event has left behind.
+ * CET state and control registers when VM entries fail: KVM must not use what
+ * an earlier event has left behind.
  */
 #include "apic.h"
 #include "kvm_test_harness.h"
@@ -48,7 +48,7 @@ static const struct kvm_nested_state no_nested = {
 	.hdr.vmx.vmcs12_pa = -1ull,
 };
 
-/* The CPU refuses an entry of L1: that is the last that the CPU has said. */
+/* The CPU refuses an entry of L1.  That is the last thing it has reported. */
 static void fail_entry_of_l1(struct kvm_vcpu *vcpu)
 {
 	struct kvm_nested_state nested = no_nested;
@@ -81,8 +81,8 @@ static void run_to_out(struct kvm_vcpu *vcpu)
 }
 
 /*
- * The same by a control of L1's, which is a VMfail: KVM sets a TPR threshold for
- * a pending interrupt, and leaves it as it is when the APIC is disabled.
+ * The same because of one of L1's controls, which is a VMfail: KVM sets a TPR
+ * threshold for a pending interrupt, and leaves it when the APIC is disabled.
  */
 static void vmfail_of_l1(struct kvm_vcpu *vcpu)
 {
@@ -108,7 +108,7 @@ static void vmfail_of_l1(struct kvm_vcpu *vcpu)
 		       INVALID_CONTROL_FIELD);
 }
 
-/* The forced exit isn't one by that VMfail: L1 has what vmcs12 says. */
+/* The forced exit must not be taken for that VMfail: vmcs12 has L1's state. */
 TEST_F(stale, vmfail)
 {
 	struct kvm_nested_state nested = no_nested;
@@ -132,7 +132,7 @@ TEST_F(stale, vmfail)
 	kvm_x86_state_cleanup(state);
 }
 
-/* L1 has what L2 had: user space has set that after KVM_SET_NESTED_STATE. */
+/* L1 has L2's values: user space has set them after KVM_SET_NESTED_STATE. */
 TEST_F(stale, msrs_lost)
 {
 	struct kvm_nested_state nested = no_nested;
@@ -264,7 +264,7 @@ TEST_F(stale, cr0_wp_after_vmfail)
 	TEST_ASSERT(sregs.cr0 & X86_CR0_WP, "VMfail has cleared L1's CR0.WP");
 }
 
-/* What is to be checked, and a control that KVM has always checked early. */
+/* In prepare_arg: break a control that KVM has always checked early. */
 #define BAD_CR3_TARGETS		BIT_ULL(63)
 
 static void set_cr3_targets(void)
@@ -340,7 +340,7 @@ TEST_F(stale, tpr_threshold_bits)
 				    BIT(nr));
 }
 
-/* L1's multiplier is legal, but not much is left of it in a slow VM. */
+/* L1's multiplier is legal, but scaled down to 0 in a slow VM. */
 TEST_F(stale, tsc_multiplier_small)
 {
 	long khz = __vcpu_ioctl(self->vcpu, KVM_GET_TSC_KHZ, NULL);

@@ -37,7 +37,7 @@ FIXTURE_TEARDOWN(access)
 	kvm_vm_free(self->vcpu->vm);
 }
 
-/* All of the state holds what it is set to, and nothing bad; then 0 again. */
+/* All of the state keeps what it is set to, refuses bad values, and takes 0. */
 static void access_state(struct kvm_vcpu *vcpu)
 {
 	uint64_t ssp;
@@ -94,7 +94,7 @@ TEST_F(access, mp_states)
 	}
 }
 
-/* A value that needs 64 bits is fine, as the mode may change any time. */
+/* A value that needs 64 bits is fine, as the mode may change later. */
 TEST_F(access, modes)
 {
 	struct kvm_sregs sregs;
@@ -295,7 +295,7 @@ TEST_F(restore, order_of_vmm)
 	cet_expect_msr(self->vcpu, MSR_IA32_U_CET, CTL_VALUE);
 }
 
-/* It is the restored SSP that the guest returns by. */
+/* The guest returns by the restored SSP, so a wrong one is noticed. */
 TEST_F(restore, lost_ssp_is_noticed)
 {
 	state_ssp += sizeof(uint64_t);
@@ -313,7 +313,7 @@ static void (*const steps[NR_STEPS])(struct kvm_vcpu *vcpu) = {
 	put_sregs2, put_xsave, put_xcrs, put_msrs_reversed, put_ssp,
 };
 
-/* None of what CET state is about depends on another. */
+/* CET state can be restored in any order. */
 TEST_F_TIMEOUT(restore, any_order, 600)
 {
 	int order, i, n, radix, left[NR_STEPS];

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * A guest that is busy with shadow stacks is stopped at random instructions,
- * all of its state is read and written back in QEMU's order, and it goes on:
- * nothing may have changed, and the guest must not notice.
+ * Stop a guest that is busy with shadow stacks at random instructions, read all
+ * of its state, write it back in QEMU's order, and let the guest continue.  The
+ * state must not have changed, and the guest must not notice.
  *
  *	cet_stop_test [-n STOPS]
  */
@@ -17,7 +17,7 @@
 
 #define SSP_ID			KVM_X86_REG_KVM(KVM_REG_GUEST_SSP)
 
-/* INTn that user mode enters the kernel by, and the one by which it ends. */
+/* User mode enters the kernel by the first INTn, and ends by the second. */
 #define CALL_VECTOR		0x81
 #define END_VECTOR		0x82
 
@@ -32,8 +32,8 @@ static bool stop;
 
 /*
  * A payload for cet_run() that goes to user mode.  Only that has a shadow
- * stack, so that PL3_SSP changes all the time: INTn saves SSP to it, and IRET
- * loads it.
+ * stack.  PL3_SSP changes all the time: INTn saves SSP to it, and IRET loads
+ * it.
  */
 static __attribute__((naked)) void guest_busy(void)
 {
@@ -53,7 +53,7 @@ static __attribute__((naked)) void guest_busy(void)
 	    "cmpb $0, stop(%rip)\n"
 	    "je 1b\n"
 	    "int $" __stringify(END_VECTOR) "\n"
-	    /* EBX frames, and into the kernel at the bottom of them */
+	    /* Call EBX deep, and enter the kernel at the bottom. */
 	    "2: endbr64\n"
 	    "dec %ebx\n"
 	    "jz 3f\n"
@@ -86,7 +86,7 @@ static struct kvm_run *running;
 
 static void on_alarm(int sig)
 {
-	/* In case that it comes before KVM_RUN */
+	/* In case the signal comes before KVM_RUN */
 	running->immediate_exit = true;
 }
 
@@ -136,7 +136,7 @@ FIXTURE_TEARDOWN(stop)
 	kvm_vm_free(self->vcpu->vm);
 }
 
-/* All that QEMU reads and writes when it stops a guest and lets it go on. */
+/* All that QEMU reads and writes when it stops a guest and resumes it */
 struct whole_state {
 	struct kvm_x86_state *x86;
 	struct kvm_sregs2 sregs2;
@@ -172,7 +172,7 @@ static void set_state(struct kvm_vcpu *vcpu, struct whole_state *state)
 	vcpu_debugregs_set(vcpu, &state->x86->debugregs);
 }
 
-/* What is a clock goes on. */
+/* Clocks continue. */
 static bool is_clock(uint32_t msr)
 {
 	return msr == MSR_IA32_TSC || msr == HV_X64_MSR_TIME_REF_COUNT ||
@@ -299,7 +299,7 @@ TEST_F_TIMEOUT(stop, nothing_changes, 86400)
 	printf("# %lu loops, %lu calls\n", nr_loops, nr_calls);
 	TEST_ASSERT_EQ(nr_loops, nr_calls);
 
-	/* Or it is not what this is about. */
+	/* The stops have to be all over the guest's code. */
 	TEST_ASSERT(in_user > nr_stops / 10 && in_user < nr_stops &&
 		    moved > nr_stops / 8 && deeper > nr_stops / 8,
 		    "The guest was not stopped at random");

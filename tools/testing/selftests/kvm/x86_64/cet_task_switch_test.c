@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Hardware task switches, which KVM emulates: with shadow stacks or indirect
- * branch tracking enabled it exits to user space instead, having done nothing:
+ * Hardware task switches, which KVM emulates.  With shadow stacks or indirect
+ * branch tracking enabled, it exits to user space instead, and does nothing:
  * neither instruction nor event is lost.
  */
 #include "kvm_test_harness.h"
@@ -61,7 +61,7 @@ static uint64_t tss_descriptor(uint64_t base, uint64_t type)
 	       type << 40 | (base >> 24) << 56;
 }
 
-/* Have the vCPU be at jmp_to_task, in 32-bit mode.  An NMI gets there, too. */
+/* The vCPU is at jmp_to_task, in 32-bit mode.  An NMI starts the task, too. */
 FIXTURE_SETUP(task_switch)
 {
 	struct kvm_vm *vm = vm_create_cet(&self->vcpu, true, true);
@@ -163,7 +163,7 @@ static void expect_refused(struct kvm_vcpu *vcpu)
 	vcpu_sregs_get(vcpu, &sregs);
 	vcpu_regs_get(vcpu, &regs);
 	TEST_ASSERT_EQ(regs.rip, regs_before.rip);
-	/* An exit amid the delivery of an event may come with RF. */
+	/* RF may be set after an exit amid the delivery of an event. */
 	regs.rflags &= ~EFLAGS_RF;
 	TEST_ASSERT(!memcmp(&sregs, &sregs_before, sizeof(sregs)) &&
 		    !memcmp(&regs, &regs_before, sizeof(regs)),

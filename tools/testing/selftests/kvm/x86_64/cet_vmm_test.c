@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The example for VMMs of cet_vmm.h: a guest whose whole CET state is in use is
- * saved and restored to a new VM by it, and runs on.  With one item left out, it
- * breaks the way that cet-migration.rst tells.
+ * The example for VMMs in cet_vmm.h: it saves a guest whose whole CET state is
+ * in use, and restores it to a new VM, where the guest runs on.  With one item
+ * left out, the guest breaks as described in cet-migration.rst.
  */
 #include <errno.h>
 #include <sys/wait.h>
@@ -30,14 +30,14 @@
 #define READS_ZERO		2
 #define FAULT(vector, error_code)	((vector) << 16 | (error_code))
 
-/* The assembly knows them. */
+/* Used by the assembly */
 uint8_t image[PAGE_SIZE] __aligned(64);
 void (*guest_target)(void);
 
 /*
- * The payload for cet_run(), four calls deep in the end: have XSAVES store the
- * state that it manages, exit, and jump to the target, between which the host
- * saves the vCPU.  It is up to the target what it makes use of.
+ * The payload for cet_run(): get four calls deep, have XSAVES store the state
+ * that it manages, exit, and jump to the target.  The host saves the vCPU after
+ * the exit, before the target.  It is up to the target which state it uses.
  */
 static __attribute__((naked)) void guest_deep(void)
 {
@@ -83,7 +83,7 @@ GUEST_TARGET(guest_setssbsy, "endbr64\n"
 GUEST_TARGET(guest_int_ist, "endbr64\n"
 	     "int $" __stringify(IST_VECTOR))
 
-/* Returns 1 if both are as set. */
+/* Returns 1 if PL1_SSP and PL2_SSP are as set. */
 static __attribute__((naked)) void guest_read(void)
 {
 	asm("endbr64\n"
@@ -140,7 +140,7 @@ static __attribute__((naked)) void guest_ist_handler(void)
 	    "iretq\n");
 }
 
-/* The shadow stack of the user's caller is left, so don't return. */
+/* There is no way back to the caller's shadow stack, so don't return. */
 static __attribute__((naked)) void guest_user_handler(void)
 {
 	asm("endbr64\n"
@@ -158,7 +158,7 @@ static uint64_t alloc_token(struct kvm_vm *vm)
 	return gva;
 }
 
-/* A vCPU of a guest that has stopped at @target, the tracker waiting. */
+/* A vCPU of a guest that has stopped at @target, waiting for ENDBR64 */
 static struct kvm_vcpu *create_guest(void (*target)(void))
 {
 	struct kvm_guest_debug debug = {
@@ -215,7 +215,7 @@ static struct kvm_vcpu *create_guest(void (*target)(void))
 	TEST_ASSERT_KVM_EXIT_REASON(vcpu, KVM_EXIT_IO);
 	TEST_ASSERT_EQ(vcpu->run->io.port, CET_PORT);
 
-	/* That of the shadow stack in use is busy; interrupts get another. */
+	/* The token in use is busy: have another one for interrupts. */
 	cet_set_msr(vcpu, MSR_IA32_PL0_SSP, pl0_ssp);
 
 	vcpu_guest_debug_set(vcpu, &debug);
@@ -245,7 +245,7 @@ static struct kvm_msr_entry *find_msr(uint32_t index)
 	TEST_FAIL("The example has not saved %s", cet_msr_name(index));
 }
 
-/* What the VMM does besides; the example has the rest. */
+/* What the VMM does on its own; the example has the rest. */
 struct other_state {
 	struct kvm_regs regs;
 	struct kvm_vcpu_events events;
@@ -332,13 +332,13 @@ static void expect(const char *how, uint32_t got, uint32_t want)
 		    got, want);
 }
 
-/* The guest gets what is restored, and only if it is. */
+/* Without what @lose takes, the guest ends in @loss. */
 #define EXPECT_LOSS(target, lose, loss) do {				\
 	expect("With all state", move_guest(target, NULL), RUNS_ON);	\
 	expect("Without " #lose, move_guest(target, lose), loss);	\
 } while (0)
 
-/* What is a violation is caught, and only if the state is there. */
+/* A violation is caught, but not without what @lose takes. */
 #define EXPECT_UNNOTICED(target, lose, caught) do {			\
 	expect("With all state", move_guest(target, NULL), caught);	\
 	expect("Without " #lose, move_guest(target, lose), RUNS_ON);	\
@@ -450,8 +450,8 @@ TEST(without_ssp)
 }
 
 /*
- * A page fault of the supervisor's, at a shadow stack.  Whether by a write, its
- * bit 1, is not the same in all emulators.
+ * A page fault in supervisor mode, at a shadow stack.  Emulators differ in bit
+ * 1, i.e. whether it was a write.
  */
 TEST(without_pl0_ssp)
 {
@@ -466,22 +466,22 @@ TEST(without_pl1_or_pl2_ssp)
 	EXPECT_LOSS(guest_read, pl2_ssp, READS_ZERO);
 }
 
-/* A page fault of the user's, by a write to a shadow stack */
+/* A page fault in user mode, by a write to a shadow stack */
 TEST(without_pl3_ssp)
 {
 	EXPECT_LOSS(guest_user, pl3_ssp, FAULT(PF_VECTOR, 0x46));
 }
 
-/* Of the supervisor's, by a read of the table at 0 */
+/* A page fault in supervisor mode, by a read of the table at 0 */
 TEST(without_int_ssp_tab)
 {
 	EXPECT_LOSS(guest_int_ist, int_ssp_tab, FAULT(PF_VECTOR, 0));
 }
 
 /*
- * Run a copy of the guest that lacks what @lose and @lose_too take, in a process
- * of its own, so that others have the same memory.  Whatever the guest makes of
- * it: KVM can enter it.
+ * Run a copy of the guest that lacks what @lose and @lose_too take.  It is in a
+ * process of its own, for others to have the same memory.  The guest may fail
+ * in any way, but KVM can enter it.
  */
 static void run_without(struct kvm_vm *vm, struct other_state *other,
 			void (*lose)(void), void (*lose_too)(void))
@@ -538,7 +538,7 @@ TEST(any_two_left_out)
 	}
 }
 
-/* Each step fails before it, and nothing is lost by trying. */
+/* Each step fails before KVM_SET_CPUID2, and trying does no harm. */
 TEST(cpuid_comes_first)
 {
 	struct other_state other;
@@ -569,7 +569,7 @@ TEST(cr4_cet_comes_with_wp)
 	kvm_vm_free(vcpu->vm);
 }
 
-/* From SSP to CPUID, but for that which has to be first. */
+/* The reverse order, except that CPUID has to be first */
 TEST(other_order)
 {
 	struct other_state other;

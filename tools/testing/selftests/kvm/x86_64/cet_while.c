@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Guests that are deep in calls, on a shadow stack and with indirect branch
- * tracking, one on each CPU, while the host runs a command that does something
- * to itself.  They go on, have all of their CET state, on any CPU, and return
- * from all calls in the end.
+ * Run a guest on each CPU, deep in calls on a shadow stack and with indirect
+ * branch tracking, while the host runs a command that disturbs the host itself.
+ * The guests continue with all of their CET state, on any CPU, and return from
+ * all calls in the end.
  *
  *	cet_while [COMMAND [ARG...]]
  */
@@ -17,7 +17,7 @@
 #define DEPTH			300
 #define S_CET			(CET_SHSTK_EN | CET_ENDBR_EN)
 
-/* A guest that stands still this long won't go on. */
+/* A guest that makes no progress for this long has failed. */
 #define MAX_SECONDS		20
 
 /* Of each guest */
@@ -25,14 +25,14 @@ static uint64_t nr_loops;
 static uint64_t nr_wrong;
 static bool end;
 
-/* Called by name */
+/* Called from assembly */
 void guest_spin(void)
 {
 	uint64_t val;
 	int i;
 
 	while (!READ_ONCE(end)) {
-		/* With a switch, there could be a jump by a table. */
+		/* Not a switch, which could be a jump by a table */
 		for (i = 0; i < CET_NR_MSRS; i++) {
 			if (cet_msrs[i] == MSR_IA32_S_CET)
 				val = S_CET;
@@ -47,7 +47,7 @@ void guest_spin(void)
 }
 
 /*
- * DEPTH calls, and in the innermost one guest_spin(): each one counts itself
+ * DEPTH calls, with guest_spin() in the innermost one.  Each call counts itself
  * when it returns.  Without STI, the emulated CPU of tools/testing/bochs would
  * not exit for an interrupt.
  */

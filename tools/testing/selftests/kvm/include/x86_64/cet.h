@@ -30,21 +30,21 @@
 
 #define XSAVE_LEAF		0xd
 
-/* The sub-leaf of leaf 0xD in KVM_GET_SUPPORTED_CPUID, NULL if not there. */
+/* Sub-leaf @index of leaf 0xD in KVM_GET_SUPPORTED_CPUID, NULL if not there */
 const struct kvm_cpuid_entry2 *cet_find_xsave_entry(uint32_t index);
 
 #define CET_NR_MSRS		7
 extern const uint32_t cet_msrs[CET_NR_MSRS];
 const char *cet_msr_name(uint32_t msr);
 
-/* Those that XSAVES manages; S_CET and INT_SSP_TAB never leave the VMCS. */
+/* The MSRs that XSAVES manages.  S_CET and INT_SSP_TAB are in the VMCS. */
 #define CET_NR_XSAVE_MSRS	5
 extern const uint32_t cet_xsave_msrs[CET_NR_XSAVE_MSRS];
 
-/* A value for the i-th of them, legal for any, and different from all others */
+/* A value that is legal for every MSR, and differs for each @seed and @i */
 uint64_t cet_value(int seed, int i);
 
-/* How many vCPUs of a VM can have cet_call()s. */
+/* cet_call() takes vCPUs whose ID is below this. */
 #define CET_MAX_VCPUS		4
 
 /*
@@ -55,7 +55,7 @@ struct cet_call {
 	void (*fn)(struct cet_call *call);
 	uint64_t arg[2];
 	uint64_t ret;
-	/* The exception that the function ran into, vector 0 is none. */
+	/* The exception that the function raised, 0 if none */
 	uint64_t vector;
 	uint64_t error_code;
 	/* The stack to which the #CP handler of guest_run() returns. */
@@ -63,37 +63,37 @@ struct cet_call {
 };
 
 /*
- * Skip the whole test on a host whose KVM has no CET.  With the environment
- * variable KVM_CET_FORCE set, run regardless: a harness that runs the tests on
- * a KVM without CET, too, wants each subtest to say what it misses there.
+ * Skip the whole test if KVM does not support CET.  With the environment
+ * variable KVM_CET_FORCE set, run regardless: on a KVM without CET, each
+ * subtest then shows what it misses.
  */
 void cet_require(void);
 bool cet_is_forced(void);
 
 /*
- * Create a VM with one vCPU whose CPUID has @shstk and @ibt as told, whether
- * or not KVM supports them, and which is ready for cet_call().
+ * Create a VM with one vCPU that is ready for cet_call().  @shstk and @ibt are
+ * the features in its CPUID, whether or not KVM supports them.
  */
 struct kvm_vm *vm_create_cet(struct kvm_vcpu **vcpu, bool shstk, bool ibt);
 
 /*
- * Have @handler, in assembly, as the guest's handler of @vector: the library's
- * ones have no ENDBR64, and return by IRET.
+ * Install @handler, in assembly, for @vector.  The library's handlers do not
+ * begin with ENDBR64, and return by IRET.
  */
 void vm_set_raw_handler(struct kvm_vm *vm, int vector, void (*handler)(void));
 
 /*
- * Map a fresh page twice: to @alias as it is usual, and to the address that is
- * returned as a supervisor shadow stack.
+ * Allocate a page, and map it twice: to *@alias as ordinary memory, and to the
+ * address that is returned as a supervisor shadow stack.
  */
 vm_vaddr_t vm_alloc_shadow_stack(struct kvm_vm *vm, vm_vaddr_t *alias);
-/* Make the page at @gva one, in the page table's terms. */
+/* Turn the page at @gva into a shadow stack, in the page table. */
 void vm_make_shadow_stack(struct kvm_vm *vm, vm_vaddr_t gva);
 
 /*
- * Let the guest IRET to its code in user mode, and have a stack for exceptions
- * there.  All of its memory is the user's, too, which rules out supervisor
- * shadow stacks, but for those that vm_make_supervisor() gets back.
+ * Prepare for an IRET to user mode, with a stack for exceptions from there.
+ * All memory of the guest becomes user memory.  That rules out supervisor
+ * shadow stacks, except those that vm_make_supervisor() turns back.
  */
 void vm_init_user_mode(struct kvm_vm *vm);
 void vm_make_supervisor(struct kvm_vm *vm, vm_vaddr_t gva);
@@ -138,7 +138,7 @@ void guest_wrmsr(struct cet_call *call);
 void guest_mov_cr0(struct cet_call *call);
 void guest_mov_cr4(struct cet_call *call);
 
-/* Calls of these; they return the vector of the exception, 0 if none. */
+/* Call these in the guest; return the vector of the exception, 0 if none. */
 uint8_t cet_rdmsr(struct kvm_vcpu *vcpu, uint32_t msr, uint64_t *val);
 uint8_t cet_wrmsr(struct kvm_vcpu *vcpu, uint32_t msr, uint64_t val);
 uint8_t cet_mov_cr0(struct kvm_vcpu *vcpu, uint64_t val);
@@ -149,8 +149,8 @@ extern uint64_t cet_cp_count;
 extern uint64_t cet_cp_error_code;
 
 /*
- * What to put below 4 GiB for a vCPU that gets INIT: code that reads all CET
- * MSRs and writes the bits that are set in any to port CET_PORT.
+ * Code for the page below 4 GiB where a vCPU starts after INIT.  It reads all
+ * CET MSRs, and writes the bits that are set in any of them to port CET_PORT.
  */
 extern const uint8_t guest_init_page[];
 #define CET_PORT		0x80
@@ -160,8 +160,8 @@ void cet_enable(struct kvm_vcpu *vcpu);
 
 /*
  * Run @payload in the guest with IA32_S_CET = @s_cet, on a fresh supervisor
- * shadow stack if that has SHSTK_EN, and back to IA32_S_CET = 0.  In the
- * result, vector is CP_VECTOR if the payload was stopped by #CP.  As with
+ * shadow stack if that has SHSTK_EN, and clear IA32_S_CET afterwards.  In the
+ * result, vector is CP_VECTOR if #CP stopped the payload.  As with
  * cet_prepare(), cet_prepare_run() leaves KVM_RUN to the caller.
  */
 struct cet_call *cet_run(struct kvm_vcpu *vcpu, void (*payload)(void),
@@ -185,24 +185,25 @@ void guest_jump_to_endbr(void);
 void guest_jump_off_endbr(void);
 
 /*
- * The guest's address of the token: what is in PL0_SSP when cet_run() starts.
- * It writes the token to the alias, which is not a shadow stack.
+ * The guest's address of the shadow stack's token, which is in PL0_SSP when
+ * cet_run() starts.  cet_run() writes the token to the alias, as a shadow stack
+ * is not writable.
  */
 extern uint64_t cet_shadow_stack;
 extern uint64_t cet_shadow_stack_alias;
 
 /*
  * The host's address of the shadow stack's token, which is its highest entry.
- * The CALLs of a cet_run() are in the entries below it.
+ * The return addresses of a cet_run() are in the entries below it.
  */
 uint64_t *cet_shadow_stack_hva(struct kvm_vm *vm);
 
 /*
- * In L1: prepare for L2 to run @l2, with accesses to all MSRs and ports.  It is
- * free to not return, e.g. to end by VMCALL.
+ * In L1: prepare for L2 to run @l2, with access to all MSRs and ports.  @l2
+ * need not return; it can end by VMCALL, for example.
  */
 void guest_prepare_l2(struct vmx_pages *vmx, void (*l2)(void));
-/* In L1: the same for one that has an enlightened VMCS. */
+/* In L1: the same once a VMCS is loaded, e.g. an enlightened one. */
 void guest_prepare_l2_vmcs(struct vmx_pages *vmx, void (*l2)(void));
 
 /* KVM_SET_MSRS of one MSR, asserting that KVM accepts or refuses the value. */
@@ -214,9 +215,9 @@ bool cet_get_msr(struct kvm_vcpu *vcpu, uint32_t msr, uint64_t *val);
 void cet_expect_msr(struct kvm_vcpu *vcpu, uint32_t msr, uint64_t val);
 
 /*
- * The VMM's own shadow stack: ARCH_SHSTK_ENABLE and ARCH_SHSTK_DISABLE, and
- * where it is, 0 if nowhere.  Inline, and by a raw system call: a function that
- * enables the shadow stack cannot return, as its own frame is not on that.
+ * The VMM's own shadow stack: ARCH_SHSTK_ENABLE and ARCH_SHSTK_DISABLE, and its
+ * SSP, 0 if there is none.  Inline, and by a raw system call: a function that
+ * enables the shadow stack cannot return, as its return address is not there.
  */
 static __always_inline long cet_host_shadow_stack(long op)
 {

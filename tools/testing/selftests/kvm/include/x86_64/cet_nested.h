@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * Helpers for tests of an L1 that has CET state loaded by VM entry and VM exit:
- * what is in the VMCS, one run of L2, and what is where afterwards.
+ * Helpers for tests of an L1 whose VM entries and VM exits load CET state: they
+ * write the VMCS, run L2 once, and collect the state afterwards.
  */
 #ifndef SELFTEST_KVM_CET_NESTED_H
 #define SELFTEST_KVM_CET_NESTED_H
@@ -40,8 +40,8 @@
 #define SSP_ID			KVM_X86_REG_KVM(KVM_REG_GUEST_SSP)
 
 /*
- * The CET state that is in a VMCS, and so L1 and L2 can have a different one.
- * In struct vmcs12 of KVM_GET_NESTED_STATE, it is at these offsets.
+ * The part of the CET state that a VMCS has, for L1 and for L2.  In struct
+ * vmcs12 of KVM_GET_NESTED_STATE, it is at these offsets.
  */
 struct cet_vmcs_state {
 	uint64_t s_cet;
@@ -55,23 +55,20 @@ struct cet_vmcs_state {
 #define VMCS12_HOST_CET		680
 #define VMCS12_GUEST_CET	704
 
-/*
- * One run of L2: what guest_nested() puts into the VMCS, and where it leaves
- * what comes of it.
- */
+/* One run of L2: what guest_nested() puts into the VMCS, and the results. */
 struct cet_nested {
 	/* Whether VM entry loads L2's state, and VM exit L1's. */
 	bool load_guest;
 	bool load_host;
-	/* VMRESUME, with the VMCS as it is but for the controls. */
+	/* Use VMRESUME, and write only the controls to the VMCS. */
 	bool resume;
 	/* L1 knows nothing of CET, and writes none of its fields. */
 	bool without_cet;
-	/* To the fields, whether or not they are to be loaded. */
+	/* Written to the fields, whether or not they are to be loaded */
 	struct cet_vmcs_state guest;
 	struct cet_vmcs_state host;
 	void (*l2)(void);
-	/* Not NULL: called in L1 just before VM entry. */
+	/* Called in L1 just before VM entry, unless NULL */
 	void (*prepare)(void);
 	uint64_t prepare_arg;
 
@@ -81,7 +78,7 @@ struct cet_nested {
 	uint64_t error;
 	uint64_t reason;
 	uint64_t qualification;
-	/* Of an exit by an exception, and of the event it came in between. */
+	/* The exception that caused the exit, and the event it interrupted */
 	uint64_t intr_info;
 	uint64_t intr_error_code;
 	uint64_t idt_info;
@@ -91,7 +88,7 @@ struct cet_nested {
 	/* The MSRs as L1 reads them after VM exit. */
 	uint64_t l1_s_cet;
 	uint64_t l1_ssp_tbl;
-	/* For L2, to leave what it reads, and to find what it is to write. */
+	/* What L2 has read, and what it is to write */
 	uint64_t l2_s_cet;
 	uint64_t l2_ssp_tbl;
 	uint64_t l2_write_s_cet;
@@ -102,7 +99,7 @@ struct cet_nested {
 extern struct cet_nested cet_nested;
 extern struct vmx_pages *cet_vmx;
 
-/* Prepare @vcpu, of vm_create_cet(), for L2.  Returns the host's view of these. */
+/* Prepare @vcpu, of vm_create_cet(), for L2.  Returns the host's cet_nested. */
 struct cet_nested *vcpu_init_cet_nested(struct kvm_vcpu *vcpu);
 
 /* L1's part, a guest function for cet_call(), with no arguments. */
@@ -111,19 +108,19 @@ void guest_nested(struct cet_call *call);
 /* L2s that end by VMCALL: at once, or after they have read both MSRs. */
 void l2_nop(void);
 void l2_read(void);
-/* After that, OUT to CET_PORT, read them once more, and write them. */
+/* Reads both MSRs, OUT to CET_PORT, reads them again, and writes them. */
 void l2_read_out_write(void);
 
-/* Run guest_nested() to its end, where VM entry was tried. */
+/* Run guest_nested() to its end.  VM entry must have been tried. */
 void cet_run_nested(struct kvm_vcpu *vcpu);
-/* The same, where L2 does an OUT to CET_PORT: to there, and on from there. */
+/* The same in two steps: to L2's OUT to CET_PORT, and from there to the end. */
 void cet_run_l2_to_out(struct kvm_vcpu *vcpu);
 void cet_finish_nested(struct kvm_vcpu *vcpu);
 
 /* Whether KVM_GET_NESTED_STATE says that L2 is active. */
 bool vcpu_is_in_l2(struct kvm_vcpu *vcpu);
 
-/* The state of whoever is active, by ioctls. */
+/* The state of L1 or L2, whichever is active, by ioctls */
 void vcpu_set_cet_state(struct kvm_vcpu *vcpu,
 			const struct cet_vmcs_state *state);
 void vcpu_expect_cet_state(struct kvm_vcpu *vcpu,

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * An example for VMMs: how to save and restore the CET state of a vCPU, and
- * what it is entangled with.  It needs nothing but <linux/kvm.h>, and is
- * independent of the selftest library, so that it can be taken over as it is;
+ * An example for VMMs: how to save and restore the CET state of a vCPU, and the
+ * state that it depends on.  It needs nothing but <linux/kvm.h>.  It is
+ * independent of the selftest library, and can be copied as it is.
  * Documentation/virt/kvm/x86/cet-migration.rst has the reasons.
  *
  * All functions return 0 or a negative errno.
@@ -46,8 +46,8 @@ int cet_vmm_save(int vcpu_fd, struct cet_vmm_state *state);
 
 /*
  * Whether KVM, on the host of @kvm_fd (/dev/kvm), has what the vCPU has used:
- * -EOPNOTSUPP if not.  Ask first: KVM_SET_CPUID2 does not refuse CPUID bits that
- * KVM does not support, and such a vCPU has no CET.
+ * -EOPNOTSUPP if not.  Call this first: KVM_SET_CPUID2 accepts CPUID bits that
+ * KVM does not support, and the vCPU has no CET then.
  */
 int cet_vmm_check(int kvm_fd, const struct cet_vmm_state *state);
 

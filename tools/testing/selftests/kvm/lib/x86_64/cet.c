@@ -9,7 +9,7 @@
 #include "test_util.h"
 #include "vmx.h"
 
-/* A VM exit per host interrupt aside, the counts of these tries are equal. */
+/* All tries count the same, except for one VM exit per host interrupt. */
 #define EXIT_COUNT_TRIES	10
 
 /* 64-bit code and data, DPL 3 */
@@ -67,7 +67,7 @@ const char *cet_msr_name(uint32_t msr)
 	}
 }
 
-/* The IBT bits of U_CET can have it, too. */
+/* Valid for every MSR: 4-byte aligned, and above U_CET's control bits */
 uint64_t cet_value(int seed, int i)
 {
 	return 0x100000ull * (seed + 1) + 0x4000 * (i + 1);
@@ -123,7 +123,7 @@ void vm_make_shadow_stack(struct kvm_vm *vm, vm_vaddr_t gva)
 {
 	uint64_t *pte = vm_get_page_table_entry(vm, gva);
 
-	/* Not writable, yet dirty. */
+	/* A shadow stack is dirty, but not writable. */
 	*pte &= ~PTE_WRITABLE_MASK;
 	*pte |= PTE_ACCESSED_MASK | PTE_DIRTY_MASK;
 }
@@ -317,7 +317,7 @@ void guest_prepare_l2_vmcs(struct vmx_pages *vmx, void (*l2)(void))
 {
 	static uint64_t l2_stack[512] __aligned(16);
 
-	/* As if there was a return address. */
+	/* The ABI wants RSP as it is after a CALL. */
 	prepare_vmcs(vmx, l2, &l2_stack[ARRAY_SIZE(l2_stack) - 1]);
 
 	/* The bitmap is all 0: L1 intercepts no MSR. */

@@ -21,7 +21,7 @@ static void read_msrs(void)
 {
 	cet_nested.l2_s_cet = rdmsr(MSR_IA32_S_CET);
 	rdmsr_safe(MSR_IA32_INT_SSP_TAB, &cet_nested.l2_ssp_tbl);
-	/* What follows, an exit, is no reason for the compiler to write it. */
+	/* Have it written before the exit that follows. */
 	barrier();
 }
 
@@ -62,7 +62,7 @@ static bool write_fields(void)
 	       write_field(HOST_INTR_SSP_TABLE, n->host.ssp_tbl);
 }
 
-/* A VMWRITE that changes nothing is one, too, in KVM's eyes. */
+/* KVM takes each VMWRITE for a change: skip those that change nothing. */
 static void set_control(uint64_t field, uint64_t control, bool set)
 {
 	const uint64_t old = vmreadz(field);
@@ -73,7 +73,7 @@ static void set_control(uint64_t field, uint64_t control, bool set)
 }
 
 /*
- * VMLAUNCH, which is to return here by VM exit, or VMRESUME, which writes no
+ * VMLAUNCH, from which VM exit returns to here, or VMRESUME, which writes no
  * field.  Returns whether it failed.  The stack is the same for all calls.
  */
 static __attribute__((naked)) bool enter_l2(bool resume)
@@ -160,7 +160,7 @@ struct cet_nested *vcpu_init_cet_nested(struct kvm_vcpu *vcpu)
 	return n;
 }
 
-/* Nothing of the last run passes for what the next one has found. */
+/* Overwrite what the last run has found. */
 static void forget_results(struct cet_nested *n)
 {
 	const size_t start = offsetof(struct cet_nested, error);

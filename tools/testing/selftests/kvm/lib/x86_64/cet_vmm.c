@@ -53,9 +53,9 @@ static void add_msr(struct cet_vmm_msrs *msrs, __u32 index)
 }
 
 /*
- * The MSRs that the vCPU has, according to its CPUID.  Those that KVM lists by
- * KVM_GET_MSR_INDEX_LIST do as well.  In either case IA32_XSS must not be
- * forgotten: it is no MSR of CET, and yet CET is what it is non-zero for.
+ * The MSRs that the vCPU has according to its CPUID.  The list of
+ * KVM_GET_MSR_INDEX_LIST does as well.  Either way, do not forget IA32_XSS: it
+ * is no CET MSR, but it is CET that makes it non-zero.
  */
 static void list_msrs(struct cet_vmm_state *state)
 {
@@ -82,7 +82,7 @@ static void list_msrs(struct cet_vmm_state *state)
 	}
 }
 
-/* KVM gets and sets MSRs up to one that it refuses, and returns their number. */
+/* KVM stops at the first MSR that it refuses, and returns its position. */
 static int msrs_ioctl(int fd, unsigned long request, struct cet_vmm_msrs *msrs)
 {
 	int n = ioctl(fd, request, msrs);
@@ -103,7 +103,7 @@ static int ssp_ioctl(int fd, unsigned long request, __u64 *ssp)
 	return do_ioctl(fd, request, &reg);
 }
 
-/* Nothing that is saved here depends on another, but for the list of MSRs. */
+/* The order does not matter, except that the list of MSRs depends on CPUID. */
 int cet_vmm_save(int fd, struct cet_vmm_state *state)
 {
 	int r;
@@ -156,23 +156,23 @@ int cet_vmm_check(int kvm_fd, const struct cet_vmm_state *state)
 }
 
 /*
- * First, as it decides what the vCPU has.  Before, there is no CR4.CET to set,
- * no MSR that takes anything but 0, and no SSP.
+ * First, as it decides what the vCPU has.  Before, CR4.CET cannot be set, the
+ * MSRs take nothing but 0, and there is no SSP.
  */
 int cet_vmm_set_cpuid(int fd, struct cet_vmm_state *state)
 {
 	return do_ioctl(fd, KVM_SET_CPUID2, &state->cpuid);
 }
 
-/* CR4.CET and CR0.WP come at once; KVM refuses the former without the latter. */
+/* CR4.CET and CR0.WP are set together: KVM refuses CR4.CET without CR0.WP. */
 int cet_vmm_set_sregs(int fd, struct cet_vmm_state *state)
 {
 	return do_ioctl(fd, KVM_SET_SREGS, &state->sregs);
 }
 
 /*
- * Where the order does not matter: the image has neither IA32_U_CET nor
- * IA32_PLx_SSP, although XSAVES manages them.  They are left as they are.
+ * At any point: the image has neither IA32_U_CET nor IA32_PLx_SSP, although
+ * XSAVES manages them.  They are left as they are.
  */
 int cet_vmm_set_fpu(int fd, struct cet_vmm_state *state)
 {
@@ -188,8 +188,8 @@ int cet_vmm_set_msrs(int fd, struct cet_vmm_state *state)
 }
 
 /*
- * Last, because KVM_SET_NESTED_STATE, of VMMs that have nested guests, comes
- * before: it selects which guest's SSP this is.
+ * Last, and after KVM_SET_NESTED_STATE if the VMM has nested guests: that
+ * decides whether this is the SSP of L1 or of L2.
  */
 int cet_vmm_set_ssp(int fd, struct cet_vmm_state *state)
 {

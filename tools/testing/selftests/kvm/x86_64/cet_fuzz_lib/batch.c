@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * cet_fuzz's operations of the guest, seen by the host: which there are to be in
- * a KVM_RUN, what has to come of each, and whether it did.
+ * cet_fuzz's operations of the guest, as the host sees them: choose those of a
+ * KVM_RUN, predict what has to come of each, and check it.
  */
 #include "cet_fuzz.h"
 
@@ -12,8 +12,8 @@ static void add_xrstors(struct guest_op *op)
 	op->index = fuzz_random() & XFEATURE_MASK_CET;
 	op->val = fuzz_random() & op->index;
 	/*
-	 * What XRSTORS does with values that WRMSR refuses is up to the CPU, so
-	 * only such that some vCPU may have.
+	 * What XRSTORS does with values that WRMSR refuses is up to the CPU:
+	 * have only values that are legal on some vCPU.
 	 */
 	op->data[0] = fuzz_valid_ctl(&model_both);
 	for (i = 1; i < CET_NR_XSAVE_MSRS; i++) {
@@ -35,7 +35,7 @@ static void add_payload(struct fuzz_vcpu *v, struct guest_op *op)
 		op->val = (m->shstk ? fuzz_random() & (CET_SHSTK_EN | CET_WRSS_EN) : 0) |
 			  (m->ibt ? fuzz_random() & (CET_ENDBR_EN | CET_NO_TRACK_EN) : 0);
 
-	/* They are undefined without a shadow stack, or without leave. */
+	/* INCSSP and WRSS raise #UD unless they are enabled. */
 	if (op->index == INCSSP && !(op->val & CET_SHSTK_EN))
 		op->index = RDSSP;
 	if (op->index == WRSS && (!(op->val & CET_SHSTK_EN) ||
@@ -64,7 +64,7 @@ static uint64_t component_of(int i)
 	return i == 0 || i == 4 ? XFEATURE_MASK_CET_USER : XFEATURE_MASK_CET_KERNEL;
 }
 
-/* Whether a guest's instruction runs on; also changes the model. */
+/* Carry an operation out on the model; returns the vector that it raises. */
 static uint8_t apply(struct model *m, const struct guest_op *op,
 		     struct guest_op *want)
 {
@@ -178,7 +178,7 @@ uint64_t fuzz_token(struct fuzz_vcpu *v)
 static struct guest_op wanted[MAX_GUEST_OPS];
 static bool ssp_moves;
 
-/* The model is that of after the run, when this returns. */
+/* When this returns, the model is in the state after the run. */
 void fuzz_prepare_ops(struct fuzz_vcpu *v, int nr)
 {
 	static const uint8_t kinds[] = {

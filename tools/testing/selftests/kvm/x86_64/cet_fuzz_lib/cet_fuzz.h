@@ -17,8 +17,8 @@
 #include "cet.h"
 
 /*
- * A vCPU as it has to be, by the rules of the architecture and of KVM's API,
- * which are written down here once more, independently of KVM.
+ * A vCPU as it has to be by the rules of the architecture and of KVM's API.
+ * The model implements these rules independently of KVM.
  */
 struct model {
 	/* CPUID, of CPUID_* bits, and what follows from it */
@@ -29,7 +29,7 @@ struct model {
 	uint64_t xss_mask;
 	/* The VMX capability MSRs have the controls that load CET state. */
 	bool entry_ctl, exit_ctl;
-	/* Neither can change any more. */
+	/* In either case, the above can't change any more. */
 	bool has_run, in_l2;
 	/* In the order of cet_msrs[] */
 	uint64_t msrs[CET_NR_MSRS];
@@ -73,12 +73,12 @@ bool model_valid_ssp(uint64_t val);
 bool model_set_msr(struct model *m, uint32_t msr, uint64_t val, bool host);
 bool model_get_msr(const struct model *m, uint32_t msr, bool host, uint64_t *val);
 
-/* May the two registers be so together? */
+/* Are the two registers legal together? */
 bool model_valid_crs(const struct model *m, uint64_t cr0, uint64_t cr4);
 
 /* May the VMM set this CPUID?  If so, the model has it. */
 bool model_set_cpuid(struct model *m, uint32_t cpuid);
-/* Lose what user space can't read, and thus not restore. */
+/* Lose what user space can't read, and thus can't restore. */
 void model_move(struct model *m);
 /* INIT */
 void model_init(struct model *m);
@@ -143,9 +143,9 @@ struct fuzz_msr_load {
 
 /* What L1 lets L2 start with, and gets back */
 struct nested_op {
-	/* What entry.S sees of S_CET in L2, the second time after the host's part */
+	/* S_CET as entry.S reads it in L2, before and after the host's part */
 	uint64_t l2_s_cet[2];
-	/* What L1 gets its own from when L2 exits; entry.S writes that, too. */
+	/* S_CET as entry.S reads it in L1 after VM exit */
 	uint64_t l1_s_cet;
 	uint64_t has_cet;
 
@@ -158,7 +158,7 @@ struct nested_op {
 	/* The outcome: an error of VMLAUNCH, or else an exit reason */
 	uint64_t error, reason;
 	struct vmcs_cet saved;
-	/* By VMREAD and VMWRITE; guest's in bits 2:0, host's in 5:3 */
+	/* VMREAD and VMWRITE failed; guest's in bits 2:0, host's in 5:3 */
 	uint64_t unreadable, unwritable;
 	/* User space has taken the vCPU out of L2. */
 	bool forced;
@@ -166,7 +166,7 @@ struct nested_op {
 
 /*
  * The guest interprets ops[].  As it needs exceptions and CALLs for that, its
- * S_CET is 0 meanwhile, and here.
+ * S_CET is 0 meanwhile, and the value is kept here.
  */
 struct mailbox {
 	uint64_t s_cet;
@@ -197,10 +197,10 @@ void fuzz_rdssp(void);
 void fuzz_incssp(void);
 void fuzz_wrss(void);
 
-/* The host's part: a vCPU of the round that is on, and its model */
+/* The host's part: a vCPU of the current round, and its model */
 struct fuzz_vcpu {
 	struct kvm_vcpu *vcpu;
-	/* It gets to be L1 every now and then. */
+	/* It is L1 every now and then. */
 	bool nested;
 	/* KVM knows the controls that load CET state. */
 	bool can_load;
@@ -215,7 +215,7 @@ uint64_t fuzz_below(uint64_t n);
 
 /* A value that CET MSRs might have, or almost; @now is what one of them has. */
 uint64_t fuzz_value(uint64_t now);
-/* One that the model takes for U_CET and S_CET; one that it takes in most cases */
+/* One that the model accepts for U_CET and S_CET; one that it mostly accepts */
 uint64_t fuzz_valid_ctl(const struct model *m);
 uint64_t fuzz_ctl(const struct model *m, uint64_t now);
 /* For any MSR: a value that it might have */
@@ -227,7 +227,7 @@ uint32_t fuzz_msr(void);
 
 /* Count an operation, and remember it for fuzz_fail(). */
 void fuzz_record(struct fuzz_vcpu *v, const char *what, uint64_t a, uint64_t b);
-/* Tell what is wrong, the last operations, and the command that repeats it. */
+/* Print what is wrong, the last operations, and the command that repeats it. */
 void __noreturn __printf(1, 2) fuzz_fail(const char *fmt, ...);
 #define FUZZ_ASSERT(cond, fmt, args...)					\
 do {									\
@@ -235,7 +235,7 @@ do {									\
 		fuzz_fail(fmt, ##args);					\
 } while (0)
 
-/* For one more vCPU of the VM, -1 if they have been enough */
+/* The ID of one more vCPU of the VM, -1 if there are enough */
 int fuzz_new_vcpu_id(void);
 /* A vCPU is dead; the next operation has to start with new ones. */
 void fuzz_end_vcpus(void);
@@ -252,7 +252,7 @@ struct snapshot {
 };
 
 void fuzz_take_snapshot(struct fuzz_vcpu *v, struct snapshot *s);
-/* Compare the vCPU with its model; and what some ioctl says of CR0 and CR4. */
+/* Compare the vCPU with its model, and CR0 and CR4 as read by some ioctl. */
 void fuzz_check(struct fuzz_vcpu *v);
 void fuzz_check_crs(struct fuzz_vcpu *v, uint64_t cr0, uint64_t cr4);
 /* After a refused call that was preceded by fuzz_before_refusal() */
@@ -262,16 +262,13 @@ void fuzz_check_refusal(struct fuzz_vcpu *v);
 /* Operations of the host: one of ioctls.c, one of runs.c */
 void fuzz_ioctl(struct fuzz_vcpu *v);
 void fuzz_run(struct fuzz_vcpu *v);
-/* One that L2 won't notice, or not mind */
+/* An ioctl that L2 doesn't notice, or doesn't depend on */
 void fuzz_ioctl_in_l2(struct fuzz_vcpu *v);
-/*
- * Is the state one that the guest can run with?  If user space can do something
- * about it, that has been done.
- */
+/* Can the guest run with its state?  Repairs the state if user space can. */
 bool fuzz_can_run(struct fuzz_vcpu *v);
 /*
- * SMI, up to the RSM of its handler, which the next KVM_RUN begins with and, if
- * the caller likes, may end with.  Returns whether there was one.
+ * An SMI, up to the RSM of its handler, with which the next KVM_RUN begins.  If
+ * the caller likes, the RSM may fail.  Returns whether there was an SMI.
  */
 bool fuzz_smi(struct fuzz_vcpu *v, bool may_fail);
 /* Prepare a VM, and a new vCPU. */
@@ -282,8 +279,8 @@ void fuzz_init_vcpu(struct fuzz_vcpu *v, int i);
 void fuzz_run_nested(struct fuzz_vcpu *v);
 
 /*
- * Fill the mailbox with @nr operations, after which the model is that of the
- * vCPU when it has run them; compare what it did with that.
+ * Fill the mailbox with @nr operations, and carry them out on the model.  After
+ * the run, compare what the guest did with that.
  */
 void fuzz_prepare_ops(struct fuzz_vcpu *v, int nr);
 void fuzz_check_ops(struct fuzz_vcpu *v);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * cet_fuzz's view of a vCPU by ioctls: is it what the model says, and has a
- * refused call left it alone?
+ * cet_fuzz's checks of a vCPU by ioctls: it has to be what the model says, and
+ * a refused call must have left it alone.
  */
 #include <errno.h>
 

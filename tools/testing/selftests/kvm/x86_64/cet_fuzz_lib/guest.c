@@ -8,7 +8,7 @@
 struct mailbox mailboxes[NR_FUZZ_VCPUS];
 uint64_t fuzz_nmi_count;
 
-/* What XSAVES and XRSTORS of components 11 and 12 use of it */
+/* The part of it that XSAVES and XRSTORS of components 11 and 12 use */
 struct xsave_image {
 	uint8_t legacy[512];
 	uint64_t xstate_bv;
@@ -21,7 +21,7 @@ static struct xsave_image image;
 
 #define XCOMP_BV_COMPACTED	BIT_ULL(63)
 
-/* The components are next to each other, in as many bytes as they have. */
+/* The components are next to each other, in the compacted format. */
 static const uint64_t *image_find(int i)
 {
 	/* cet_xsave_msrs[]: component 11 is the first and the last one. */
@@ -65,7 +65,7 @@ static void do_xrstors(struct guest_op *op)
 				  "a"(op->index), "d"(0));
 }
 
-/* Let S_CET have a value for as long as it takes to read that. */
+/* Set S_CET, read it, and clear it. */
 static uint8_t try_s_cet(uint64_t val, uint64_t *ret)
 {
 	uint64_t error_code, lo = (uint32_t)val, hi = val >> 32;

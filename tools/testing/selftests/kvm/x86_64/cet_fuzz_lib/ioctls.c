@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * cet_fuzz's ioctls: each with arguments that are right, almost right, or
- * nonsense, of which the model knows whether KVM may accept them.
+ * cet_fuzz's ioctls.  Their arguments are right, almost right, or nonsense, and
+ * the model knows whether KVM may accept them.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -97,7 +97,7 @@ static bool set_register(struct model *m, uint64_t id, uint64_t val)
 	}
 }
 
-/* Whether KVM looks at what to write; which MSRs there are it knows later. */
+/* Whether KVM reads the value.  It does so for MSRs that do not exist, too. */
 static bool is_register(const struct model *m, uint64_t id)
 {
 	return id >> 32 == 0x20300002 || (id == 0x2030000300000000 && model_has_ssp(m));
@@ -113,7 +113,7 @@ void fuzz_set_one_reg(struct fuzz_vcpu *v)
 	struct model next = v->model;
 	int r, want;
 
-	/* A register's index of one bit less or more may be another MSR's. */
+	/* Don't flip a bit of an MSR's index: it may become another MSR's. */
 	if (!fuzz_below(4))
 		id ^= BIT_ULL(32 + fuzz_below(32));
 	else if (is_ssp && !fuzz_below(8))
@@ -203,7 +203,7 @@ static void op_set_sregs(struct fuzz_vcpu *v)
 		sregs.cr0 ^= X86_CR0_WP;
 	if (bits & 2)
 		sregs.cr4 ^= X86_CR4_CET;
-	/* More often together than not */
+	/* Have both more often than not. */
 	if ((bits & 4) && (sregs.cr4 & X86_CR4_CET))
 		sregs.cr0 |= X86_CR0_WP;
 
@@ -357,7 +357,7 @@ static uint32_t random_cpuid(const struct model *m)
 {
 	uint32_t bits = CPUID_ALL;
 
-	/* Which KVM may have taken away already */
+	/* As before, but for SHSTK, which KVM may have taken away */
 	if ((m->has_run || m->in_l2) && fuzz_below(2))
 		return m->cpuid | (fuzz_random() & CPUID_SHSTK);
 
@@ -404,7 +404,7 @@ bool fuzz_is_offered(struct fuzz_vcpu *v, uint32_t msr, uint64_t control)
 	return val >> 32 & control;
 }
 
-/* It's user space that takes the controls away, whatever CPUID has. */
+/* User space can take the controls away, whatever CPUID has. */
 static void op_set_vmx_ctl(struct fuzz_vcpu *v)
 {
 	bool is_entry = fuzz_below(2), on = fuzz_below(3), ok;
@@ -419,7 +419,7 @@ static void op_set_vmx_ctl(struct fuzz_vcpu *v)
 		return;
 	FUZZ_ASSERT(fuzz_is_offered(v, msr, bit) == *has, "MSR 0x%x is 0x%lx", msr, val);
 	val = on ? val | bit << 32 : val & ~(bit << 32);
-	/* In VMX operation, KVM refuses even what is there. */
+	/* In VMX operation, KVM refuses even the present value. */
 	ok = !v->box->vmxon && (on == *has || !m->has_run);
 
 	fuzz_record(v, "KVM_SET_MSRS", msr, val);
@@ -435,13 +435,13 @@ static void op_set_vmx_ctl(struct fuzz_vcpu *v)
 /* Can user space restore the state, as far as it can read that? */
 static bool can_restore(const struct model *m)
 {
-	/* A CPUID that has changed later takes away the right to have these. */
+	/* These may have become illegal by a later change of CPUID. */
 	return m->lm && model_valid_crs(m, m->cr0, m->cr4) &&
 	       (!model_has_cet(m) || model_valid_ctl(m, m->msrs[S_CET])) &&
 	       !(m->xss & ~m->xss_mask);
 }
 
-/* What a vCPU has, it can be given. */
+/* A vCPU accepts all of its own state. */
 static void op_restore(struct fuzz_vcpu *v)
 {
 	static struct snapshot s;
@@ -482,7 +482,7 @@ static void op_restore(struct fuzz_vcpu *v)
 	fuzz_check(v);
 }
 
-/* A new vCPU, also in L2 if this one is; its CPUID can change outside. */
+/* Move to a new vCPU, in L2 if this one is.  Outside, CPUID can change. */
 static void op_move(struct fuzz_vcpu *v)
 {
 	static struct snapshot old, new;
@@ -519,8 +519,8 @@ static void op_move(struct fuzz_vcpu *v)
 }
 
 /*
- * What the CPU itself does with a value for INT_SSP_TAB, which guests can't
- * write directly; the host has no use for it.
+ * Compare the CPU's own rule for INT_SSP_TAB with the model.  Guests can't
+ * write the MSR directly, and the host doesn't use it.
  */
 static void op_native(struct fuzz_vcpu *v)
 {

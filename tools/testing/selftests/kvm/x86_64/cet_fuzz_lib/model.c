@@ -107,13 +107,13 @@ bool model_set_msr(struct model *m, uint32_t msr, uint64_t val, bool host)
 	if (i < 0)
 		return false;
 
-	/* User space may write 0 to what KVM, though not the vCPU, has. */
+	/* User space may write 0 if KVM has the MSR, but the vCPU doesn't. */
 	if (!has_msr(m, i))
 		return host && !val;
 
 	switch (i) {
 	case U_CET:
-		/* The guest can have XRSTORS load what it can't write. */
+		/* User space restores what the guest loads by XRSTORS. */
 		if (!model_valid_ctl(host ? &model_both : m, val))
 			return false;
 		break;

@@ -9,12 +9,12 @@
 #define FIELD_GUEST_CET		0x6828
 #define FIELD_HOST_CET		0x6c18
 
-/* VM-instruction errors; the reason of an exit that was an entry */
+/* VM-instruction errors, and the exit reason of an entry that failed late */
 #define BAD_CONTROLS		7
 #define BAD_HOST_STATE		8
 #define BAD_GUEST_STATE		(BIT(31) | EXIT_REASON_INVALID_STATE)
 
-/* Both return a bit for each field that there isn't. */
+/* Both return a bit for each field that does not exist. */
 static uint64_t write_cet(uint64_t field, const struct vmcs_cet *cet)
 {
 	return vmwrite(field, cet->s_cet) |
@@ -50,7 +50,7 @@ void fuzz_nested(struct mailbox *box)
 		box->vmxon = true;
 	}
 
-	/* VMCLEAR lets VMLAUNCH have it again. */
+	/* After VMCLEAR, VMLAUNCH is possible again. */
 	GUEST_ASSERT(!vmclear(vmx->vmcs_gpa) && !vmptrld(vmx->vmcs_gpa));
 	nested->unwritable = write_cet(FIELD_GUEST_CET, &nested->guest) |
 			     write_cet(FIELD_HOST_CET, &nested->host) << 3;
@@ -83,7 +83,7 @@ void fuzz_nested(struct mailbox *box)
 
 static void randomize(const struct model *m, struct vmcs_cet *cet)
 {
-	/* One that is wrong is enough. */
+	/* All are right, or one is wrong. */
 	cet->s_cet = fuzz_valid_ctl(m);
 	cet->ssp = m->shstk ? fuzz_ssp(0) & ~3ull : 0;
 	cet->ssp_tbl = m->shstk ? fuzz_value(0) : 0;
@@ -107,7 +107,7 @@ static void randomize(const struct model *m, struct vmcs_cet *cet)
 	}
 }
 
-/* What host and guest have in common, but for the range of SSP */
+/* The rules for both host and guest, except for the range of SSP */
 static bool is_valid(const struct model *m, bool loads, const struct vmcs_cet *cet,
 		     uint64_t cr0, uint64_t cr4)
 {
@@ -139,7 +139,7 @@ static void load(struct model *m, bool loads, const struct vmcs_cet *cet,
 {
 	m->cr0 = cr0;
 	m->cr4 = cr4 | X86_CR4_VMXE;
-	/* Without CET, these are 0, and out of reach. */
+	/* Without CET, these stay 0. */
 	if (!loads || !model_has_cet(m))
 		return;
 	m->msrs[S_CET] = cet->s_cet;
@@ -193,7 +193,7 @@ static struct vmcs12_cet *get_nested_state(struct fuzz_vcpu *v)
 	return vmcs12;
 }
 
-/* User space has taken the vCPU out of L2: that's no VM exit. */
+/* User space forces the vCPU out of L2, which is no VM exit. */
 static void leave_l2(struct fuzz_vcpu *v)
 {
 	v->box->nested.forced = true;
@@ -203,8 +203,8 @@ static void leave_l2(struct fuzz_vcpu *v)
 }
 
 /*
- * Have user space change the VMCS of L2 below it, for which the vCPU leaves L2
- * in any case.
+ * User space changes vmcs12 while L2 is active.  The vCPU leaves L2 in any
+ * case.
  */
 static void set_nested_state(struct fuzz_vcpu *v)
 {
@@ -235,7 +235,7 @@ static void set_nested_state(struct fuzz_vcpu *v)
 		return;
 	}
 
-	/* A pending entry loads L2's state; or else that is what L1 would have. */
+	/* Leaving L2 loads L1's state.  A pending entry then loads L2's. */
 	load_host(m, n);
 	*n = next;
 	load(m, n->entry_loads && pending, &n->guest, n->guest_cr0, n->guest_cr4);
@@ -272,7 +272,7 @@ static void leave_by_smm(struct fuzz_vcpu *v)
 	v->box->vmxon = false;
 }
 
-/* What the host does while the vCPU is in L2, which that may end. */
+/* What the host does while the vCPU is in L2.  The vCPU may leave it. */
 static void do_l2(struct fuzz_vcpu *v)
 {
 	struct model *m = &v->model;
@@ -310,7 +310,7 @@ static void check_s_cet(struct fuzz_vcpu *v, const char *who, uint64_t s_cet)
 		    v->model.msrs[S_CET]);
 }
 
-/* VM exit, but for what is saved */
+/* VM exit, except for what it saves */
 static void load_l1(struct model *m, const struct nested_op *n)
 {
 	load_host(m, n);
@@ -326,7 +326,7 @@ static void randomize_list(struct fuzz_vcpu *v, struct nested_op *n)
 	n->msr.index = fuzz_pick(cet_msrs);
 	n->msr.val = fuzz_msr_value(&next, n->msr.index);
 	n->msr_gpa = addr_hva2gpa(v->vcpu->vm, &n->msr);
-	/* If it can't be loaded, that's the end. */
+	/* Failing to load it would be the end of the VM. */
 	n->nr_msrs = model_set_msr(&next, n->msr.index, n->msr.val, false) &&
 		     fuzz_below(2);
 }
@@ -337,7 +337,7 @@ void fuzz_run_nested(struct fuzz_vcpu *v)
 	struct model *m = &v->model;
 	uint64_t s_cet, error, missing, reason = 0;
 
-	/* There's no 64-bit L2 without. */
+	/* Without long mode, there is no 64-bit L2. */
 	if (!m->lm)
 		return;
 
@@ -359,7 +359,7 @@ void fuzz_run_nested(struct fuzz_vcpu *v)
 		n->host_cr0 |= X86_CR0_WP;
 	}
 	randomize(m, &n->guest);
-	/* The emulated CPU refuses to have this. */
+	/* The emulated CPU refuses an SSP that is legal, but not canonical. */
 	if (!model_canonical(n->guest.ssp) && model_valid_ssp(n->guest.ssp))
 		n->guest.ssp |= 1;
 	randomize(m, &n->host);

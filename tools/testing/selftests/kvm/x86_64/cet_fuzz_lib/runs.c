@@ -77,7 +77,7 @@ static void expect_out(struct fuzz_vcpu *v, uint16_t port)
 	struct ucall uc;
 
 	if (run->exit_reason == KVM_EXIT_IO && run->io.port == port) {
-		/* Or the next KVM_RUN would skip an instruction. */
+		/* Otherwise, the next KVM_RUN would skip an instruction. */
 		vcpu_run_complete_io(v->vcpu);
 		return;
 	}
@@ -120,7 +120,7 @@ bool fuzz_can_run(struct fuzz_vcpu *v)
 		fuzz_set_ssp(v, fuzz_token(v));
 	}
 
-	/* The guest writes back what it finds; or has no access to it. */
+	/* The guest writes S_CET back.  Without CET, it must enable nothing. */
 	if (model_has_cet(m)) {
 		if (!model_valid_ctl(m, m->msrs[S_CET]))
 			fuzz_set_msr(v, MSR_IA32_S_CET, fuzz_valid_ctl(m));
@@ -136,7 +136,7 @@ static void op_guest(struct fuzz_vcpu *v)
 	fuzz_check_ops(v);
 }
 
-/* Have the vCPU on a shadow stack, or not in need of one, for an exception. */
+/* Have the vCPU on a shadow stack for an exception, or need none. */
 static bool prepare_exception(struct fuzz_vcpu *v)
 {
 	struct model *m = &v->model;
@@ -190,8 +190,8 @@ static void op_exception(struct fuzz_vcpu *v)
 }
 
 /*
- * SMM is no 64-bit mode, where the emulated CPU refuses VM entries with more
- * than 32 bits in S_CET or SSP.
+ * SMM is not 64-bit mode.  The emulated CPU refuses VM entries with more than
+ * 32 bits in S_CET or SSP there.
  */
 static bool prepare_smi(struct fuzz_vcpu *v)
 {
@@ -207,7 +207,7 @@ static bool prepare_smi(struct fuzz_vcpu *v)
 	return !(m->ssp >> 32) && !(m->msrs[S_CET] >> 32);
 }
 
-/* SSP goes to SMRAM, and comes from there; the handler sees all there is. */
+/* SMI stores SSP, and RSM loads it.  The handler has all other CET state. */
 bool fuzz_smi(struct fuzz_vcpu *v, bool may_fail)
 {
 	uint64_t *slot = addr_gpa2hva(v->vcpu->vm, SMRAM_GPA + SMRAM_SSP);
@@ -276,14 +276,14 @@ static void op_smi(struct fuzz_vcpu *v)
 	fuzz_check_ops(v);
 }
 
-/* KVM_GET_MP_STATE is what processes it. */
+/* KVM_GET_MP_STATE processes it. */
 static void op_init(struct fuzz_vcpu *v)
 {
 	struct kvm_mp_state mp_state = { .mp_state = KVM_MP_STATE_RUNNABLE };
 	struct kvm_vcpu_events events;
 	struct snapshot s;
 
-	/* It's blocked in VMX operation; or control registers can't be restored. */
+	/* VMX operation blocks INIT.  Control registers must be restorable. */
 	if (v->box->vmxon || !v->model.lm ||
 	    !model_valid_crs(&v->model, v->model.cr0, v->model.cr4))
 		return;

@@ -24,7 +24,7 @@ enum {
 	CET_RACE_TASK,
 };
 
-/* What softirq or thread leave in the MSRs: they have a right to do so. */
+/* What the softirq or thread leaves in the MSRs, as any user of the FPU may */
 #define CET_RACE_POISON		0x5a5a5000
 
 /* cet_race_arm.exit_reason: the window begins where the FPU is loaded. */
@@ -39,10 +39,10 @@ struct cet_race_arm {
 	/* The VM exit with which it begins */
 	__s32 exit_reason;
 	__u32 interrupt;
-	/* Interrupt, before all else, at the first preemptible boundary. */
+	/* Interrupt at the first preemptible boundary as well, before that. */
 	__u32 twice;
 	__s32 boundary;
-	/* Have the breakpoint so many boundaries earlier, and single-step. */
+	/* Set the breakpoint so many boundaries earlier, and single-step. */
 	__u32 back;
 };
 
@@ -51,11 +51,11 @@ struct cet_race_result {
 	__u32 nr_boundaries;
 	/* The boundary before the access, 0 if there was no access */
 	__u32 access;
-	/* The first one that has IRQs off from there to the access */
+	/* The first one with IRQs off from there to the access */
 	__u32 irqs_off;
-	/* How far it is the same as the one learnt before it */
+	/* So many boundaries are the same as in the window learnt before. */
 	__u32 same;
-	/* The one at which 'twice' has the first interrupt */
+	/* The boundary of the first interrupt with 'twice' */
 	__u32 first;
 
 	/* The boundary that CET_RACE_ARM asked for */
@@ -70,7 +70,7 @@ struct cet_race_result {
 	__u8 arrived;
 	__u8 arrived_there;
 
-	/* What the interrupt was for: done, and that before the access? */
+	/* Is what the interrupt was for done, and was it before the access? */
 	__u8 done;
 	__u8 done_before;
 	/* The value that was in the MSR then */
@@ -82,7 +82,7 @@ struct cet_race_result {
 	__u8 access_irqs_on;
 	__u8 access_stale;
 
-	/* There were other interrupts, too: it may have been elsewhere. */
+	/* Other interrupts came, too: it may have been elsewhere. */
 	__u8 disturbed;
 };
 
@@ -91,7 +91,7 @@ struct cet_race_name {
 	char name[64];
 };
 
-/* Watch the window of the calling thread's next KVM ioctl; stop and tell. */
+/* Watch the window of the calling thread's next KVM ioctl; get the result. */
 #define CET_RACE_ARM		_IOW('c', 0, struct cet_race_arm)
 #define CET_RACE_RESULT		_IOR('c', 1, struct cet_race_result)
 /* The kernel's name of an address */

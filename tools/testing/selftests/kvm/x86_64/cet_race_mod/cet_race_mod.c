@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Interrupts KVM at a chosen instruction on its way from loading the guest's
- * FPU to RDMSR or WRMSR of an XSAVE-managed MSR, and does there what takes the
- * guest's values out of the registers.
+ * Interrupts KVM at a chosen instruction between loading the guest's FPU and
+ * RDMSR or WRMSR of an XSAVE-managed MSR, and takes the guest's values out of
+ * the registers there.
  *
  * A pass that learns single-steps the window, and notes every boundary.  Each
  * other pass has a hardware breakpoint at one of them, whose handler sends the
@@ -51,7 +51,7 @@ struct step {
 	bool irqs_on;
 };
 
-/* So many single steps after the CPU's nth arrival at ip */
+/* A place to stop: @steps single steps after the CPU's nth arrival at ip */
 struct stop {
 	unsigned long ip;
 	unsigned int nth;
@@ -59,7 +59,7 @@ struct stop {
 };
 
 static struct {
-	/* Nobody but this thread, and interrupts on top, looks at the rest. */
+	/* Only this thread, and interrupts on top of it, use the rest. */
 	struct task_struct *target;
 	enum {
 		ARMED,		/* until the window begins */
@@ -70,7 +70,7 @@ static struct {
 	struct cet_race_arm arm;
 	struct cet_race_result result;
 
-	/* Steps begin at the probe, boundaries later. */
+	/* Steps are counted from the probe on, boundaries from @begin on. */
 	unsigned int nr_steps;
 	unsigned int begin;
 	/* How many are the same as in the window before */
@@ -81,10 +81,10 @@ static struct {
 	unsigned int nr_stops;
 	unsigned int stop;
 
-	/* The interrupt is on its way, and this the boundary meanwhile. */
+	/* The interrupt is pending, and @ip is the boundary meanwhile. */
 	bool raised;
 	unsigned long ip;
-	/* It is, or has not returned yet to where the CPU single-steps on. */
+	/* The interrupt is pending, or its handler has not returned yet. */
 	bool stepping;
 
 	/* What nr_interrupts() should be if there are no others */
@@ -97,8 +97,8 @@ static u32 fpstate_size;
 static DECLARE_COMPLETION(wake);
 
 /*
- * Code that calls kernel_fpu_begin() owns the registers, all of them, and need
- * not care about what it leaves in them.
+ * Code that calls kernel_fpu_begin() owns all of the registers, and may leave
+ * anything in them.
  */
 static void use_fpu(void)
 {
@@ -186,7 +186,7 @@ static u64 nr_interrupts(void)
 	return nr;
 }
 
-/* Single steps tell where it comes. */
+/* Single steps find out where it comes. */
 static void raise_interrupt(struct pt_regs *regs)
 {
 	struct cet_race_result *res = &race.result;
@@ -239,7 +239,7 @@ static void learn(struct pt_regs *regs)
 	bool irqs_on = regs->flags & X86_EFLAGS_IF;
 	unsigned int nr = race.nr_steps;
 
-	/* A softirq that comes when they are on again isn't part of it. */
+	/* A softirq that comes with IRQs on again isn't part of the window. */
 	if (!in_thread_before_db()) {
 		race.state = DONE;
 		goto out;
@@ -320,7 +320,7 @@ static void watch(struct pt_regs *regs, bool step)
 	bool irqs_on = regs->flags & X86_EFLAGS_IF;
 	struct stop *stop = &race.stops[race.stop];
 
-	/* A breakpoint is a fault: get over it. */
+	/* A breakpoint is a fault: RF lets the instruction execute. */
 	regs->flags |= X86_EFLAGS_RF;
 
 	/* What leads into and out of the interrupt is not single-stepped. */
@@ -398,8 +398,8 @@ static void begin_window(struct pt_regs *regs)
 }
 
 /*
- * The probes' handlers are called after the first instruction of the function,
- * as TF and breakpoints would be in the way of what a kprobe does to it.
+ * The probes' handlers are called after the first instruction of the function:
+ * TF and breakpoints would interfere with what a kprobe does to it.
  */
 static void load_probe_post(struct kprobe *probe, struct pt_regs *regs,
 			    unsigned long flags)
@@ -456,12 +456,13 @@ static void sched_out(struct preempt_notifier *notifier,
 	struct cet_race_result *res = &race.result;
 
 	/*
-	 * An interrupt puts off single-stepping until it returns.  A thread
-	 * that schedules by itself would take it along to the next one.
+	 * An interrupt suspends single-stepping until it returns.  If the
+	 * thread schedules by itself, TF is still set, and would be for the
+	 * next thread.
 	 */
 	if (native_save_fl() & X86_EFLAGS_TF)
 		race.state = DONE;
-	/* KVM takes another way after that. */
+	/* KVM takes another path after that. */
 	if (race.state == LEARNING && (!res->arrived || res->done))
 		race.state = DONE;
 	if (race.state == DONE)
@@ -476,7 +477,7 @@ static struct preempt_ops preempt_ops = {
 
 static struct preempt_notifier preempt_notifier;
 
-/* The stop at @boundary, where the CPU gets to after it was at step @from. */
+/* The stop at @boundary, if the CPU was at step @from last */
 static struct stop find_stop(unsigned int boundary, unsigned int from)
 {
 	unsigned int i, to = race.begin + boundary;
@@ -490,7 +491,7 @@ static struct stop find_stop(unsigned int boundary, unsigned int from)
 	return stop;
 }
 
-/* By the thread itself, or when it has come to its end */
+/* Called by the thread itself, or when it ends */
 static void disarm(void)
 {
 	if (!race.target)
@@ -532,7 +533,7 @@ static int arm(const struct cet_race_arm *arg)
 		    (arg->twice && arg->boundary <= res->first))
 			return -EINVAL;
 
-		/* What was learnt remains. */
+		/* Keep what was learnt. */
 		memset(&res->ip, 0, offsetof(typeof(*res), access_ip) -
 				    offsetof(typeof(*res), ip));
 		res->accessed = false;
@@ -549,7 +550,7 @@ static int arm(const struct cet_race_arm *arg)
 	reinit_completion(&wake);
 	race.state = ARMED;
 	race.target = get_task_struct(current);
-	/* Lets perf's handler of #DB, the first one, pass on a breakpoint. */
+	/* Perf's handler of #DB comes first: have it pass breakpoints on. */
 	current->thread.virtual_dr6 |= DR_TRAP0;
 	preempt_notifier_init(&preempt_notifier, &preempt_ops);
 	preempt_notifier_register(&preempt_notifier);
