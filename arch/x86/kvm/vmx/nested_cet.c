@@ -32,12 +32,8 @@ bool nested_vmx_cet_field_exists(struct kvm_vcpu *vcpu, unsigned long field)
 	}
 }
 
-/*
- * The checks that guest and host state share: all but the range of SSP.  That
- * of the guest isn't among them.  Without shadow stacks, too, XRSTORS can load
- * IA32_U_CET and IA32_PL3_SSP, from which IRET loads SSP.
- */
-static int nested_vmx_check_cet_state(struct kvm_vcpu *vcpu, u64 s_cet, u64 ssp,
+/* The checks that guest and host state share: all but those of SSP. */
+static int nested_vmx_check_cet_state(struct kvm_vcpu *vcpu, u64 s_cet,
 				      u64 ssp_tbl)
 {
 	if (CC(!kvm_is_valid_u_s_cet(vcpu, s_cet)) ||
@@ -45,8 +41,7 @@ static int nested_vmx_check_cet_state(struct kvm_vcpu *vcpu, u64 s_cet, u64 ssp,
 		return -EINVAL;
 
 	/* L1 could neither see nor clear what its CPUID doesn't have. */
-	if (!guest_cpu_cap_has(vcpu, X86_FEATURE_SHSTK) &&
-	    (CC(ssp) || CC(ssp_tbl)))
+	if (!guest_cpu_cap_has(vcpu, X86_FEATURE_SHSTK) && CC(ssp_tbl))
 		return -EINVAL;
 
 	return 0;
@@ -58,9 +53,12 @@ int nested_vmx_check_cet_host_state(struct kvm_vcpu *vcpu,
 	if (!(vmcs12->vm_exit_controls & VM_EXIT_LOAD_CET_STATE))
 		return 0;
 
-	if (nested_vmx_check_cet_state(vcpu, vmcs12->host_s_cet, vmcs12->host_ssp,
+	if (nested_vmx_check_cet_state(vcpu, vmcs12->host_s_cet,
 				       vmcs12->host_ssp_tbl) ||
 	    CC(!kvm_is_valid_ssp_msr(vcpu, vmcs12->host_ssp)))
+		return -EINVAL;
+
+	if (!guest_cpu_cap_has(vcpu, X86_FEATURE_SHSTK) && CC(vmcs12->host_ssp))
 		return -EINVAL;
 
 	/* Outside of 64-bit mode, S_CET and SSP have 32 bits. */
@@ -77,8 +75,12 @@ int nested_vmx_check_cet_guest_state(struct kvm_vcpu *vcpu,
 	if (!(vmcs12->vm_entry_controls & VM_ENTRY_LOAD_CET_STATE))
 		return 0;
 
+	/*
+	 * L2 can have an SSP without the feature: XRSTORS loads IA32_U_CET and
+	 * IA32_PL3_SSP, and IRET loads SSP from there.
+	 */
 	if (nested_vmx_check_cet_state(vcpu, vmcs12->guest_s_cet,
-				       0, vmcs12->guest_ssp_tbl) ||
+				       vmcs12->guest_ssp_tbl) ||
 	    CC(!kvm_is_valid_ssp(vmcs12->guest_ssp)))
 		return -EINVAL;
 
