@@ -278,6 +278,7 @@ static int set_bad_nested_state(struct kvm_vcpu *vcpu,
 /* The checks are those of VM entry. */
 TEST_F(state, checked)
 {
+	const int width = kvm_cpu_has(X86_FEATURE_LA57) ? 57 : 48;
 	struct kvm_x86_state *state = save_and_recreate(&self->vcpu);
 	struct cet_vmcs_state *g = vmcs12_state(state, VMCS12_GUEST_CET);
 	struct cet_vmcs_state *h = vmcs12_state(state, VMCS12_HOST_CET);
@@ -287,6 +288,12 @@ TEST_F(state, checked)
 					     BIT(6)), !variant->entry);
 	TEST_ASSERT_EQ(!set_bad_nested_state(self->vcpu, state, &g->ssp, 1),
 		       !variant->entry);
+	/* One address bit more than is canonical, which KVM leaves to the CPU */
+	TEST_ASSERT(!set_bad_nested_state(self->vcpu, state, &g->ssp,
+					  BIT_ULL(width - 1)),
+		    "SSP behind the canonical addresses is refused");
+	TEST_ASSERT_EQ(!set_bad_nested_state(self->vcpu, state, &g->ssp,
+					     BIT_ULL(width)), !variant->entry);
 	TEST_ASSERT_EQ(!set_bad_nested_state(self->vcpu, state, &h->s_cet,
 					     BIT(6)), !variant->exit);
 	TEST_ASSERT_EQ(!set_bad_nested_state(self->vcpu, state, &h->ssp, 1),
