@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
 # Names for what scripts/ does, for those who like make.
 
-.PHONY: help root kernel base mainline selftests deb series diff edit fold repin run bench compare check check-full check-hardware check-versions fuzz mutants clean
+.PHONY: help root kernel base mainline selftests deb series diff edit fold repin run bench compare check check-full check-hardware check-versions fuzz mutants mutants-all clean
 help:
 	@echo 'make run        build what is missing, boot it, and show a guest that uses CET'
 	@echo 'make bench      count what CET costs, in instructions; other kernels, too: scripts/bench --kernel BZIMAGE'
@@ -9,6 +9,7 @@ help:
 	@echo 'make check-full these too: kernels with debugging or PREEMPT_RT, and other configurations'
 	@echo 'make check-hardware  the selftests on this computer, for those who have CET and run a kernel with the series'
 	@echo 'make mutants    each rule broken on purpose, which the tests must notice (hours); some: scripts/mutants NAME...'
+	@echo 'make mutants-all the lines of the series changed mechanically, one at a time (a night); some: scripts/mutants --lines NAME...'
 	@echo 'make fuzz       random operations on CET of guests; OPERATIONS=n SEED=n KERNEL=patched|debug'
 	@echo 'make compare    the selftests on mainline, whose differences are known: tools/testing/bochs/mainline.expected'
 	@echo 'make check-versions  on which of the sources that apt offers the series applies, builds and passes its tests'
@@ -60,6 +61,8 @@ check-hardware:
 	@scripts/check-hardware
 mutants:
 	@scripts/mutants
+mutants-all:
+	@scripts/mutants --lines
 fuzz:
 	@scripts/fuzz $(if $(SEED),-s $(SEED)) $(if $(OPERATIONS),-n $(OPERATIONS)) $(KERNEL)
 check-versions:
