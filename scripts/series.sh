@@ -55,6 +55,9 @@ patch_overlays() {
 	awk -v OFS='\t' 'FNR == 1 { diff = 0 } /^diff --git / { diff = 1 } !diff && sub(/^Overlay: /, "") { print FILENAME, $0 }' "$@" </dev/null
 }
 
+# patch_changes PATCH...: the files that their diffs change, each after its patch and a tab
+patch_changes() { awk -v OFS='\t' '/^diff --git / { print FILENAME, substr($3, 3) }' "$@" </dev/null; }
+
 # patch_notes PATCH: the other lines there, for readers of the mail. They don't get into the commit.
 patch_notes() { sed -n '1,/^---$/d;/^diff --git /q;/^Overlay: /d;/./p' "$1"; }
 
@@ -91,31 +94,40 @@ series_check() {
 # BASE, and sets $built to the last commit. A commit depends on nothing but its files: a list of
 # what each was made from finds existing ones. All scripts call this: for a patch that isn't new, no
 # process is started.
+#
+# Patches can change an overlay file after the one that brings it. That one brings what is left of
+# the file without them, whether or not they are among NAME...
 series_build() {
 	local src=$1 tmp=$3 name key path line loaded='' cache=$linux_git/series-cache dir=$1/patches/$series
-	local -A known=() of=() hash=()
-	local -a names overlays paths
+	local -A known=() of=() hash=() later=()
+	local -a all names overlays paths
 
 	series_check "$src"
 	built=$(lgit rev-parse --verify "$2^{commit}")
 	[ ! -f "$cache" ] || while IFS=$'\t' read -r key line; do known[$key]=$line; done <"$cache"
+	mapfile -t all < <(series_names "$src")
 	names=("${@:4}")
-	[ $# -gt 3 ] || mapfile -t names < <(series_names "$src")
+	[ $# -gt 3 ] || names=("${all[@]}")
 	while IFS=$'\t' read -r name path; do
 		of[$name]+=$path$'\n'
 		paths+=("$src/$path")
 	done < <(cd "$dir" && patch_overlays "${names[@]}")
-	paths+=("${names[@]/#/"$dir"/}")
+	paths+=("${all[@]/#/"$dir"/}")
 	while read -r line; do
 		hash[${paths[${#hash[@]}]}]=$line
 	done < <(printf '%s\n' "${paths[@]}" | git hash-object --no-filters --stdin-paths)
+	# The last one comes first.
+	while IFS=$'\t' read -r name path; do
+		[ -z "${hash[$src/$path]-}" ] || later[$path]="$name ${later[$path]-}"
+	done < <(cd "$dir" && patch_changes "${all[@]}")
 	for name in "${names[@]}"; do
 		overlays=()
 		[ -z "${of[$name]-}" ] || mapfile -t overlays <<<"${of[$name]%$'\n'}"
 		key="$built ${hash[$dir/$name]}"
-		for path in "${overlays[@]/#/"$src"/}"; do
-			key+=" ${hash[$path]}"
-			[ ! -x "$path" ] || key+=x
+		for path in "${overlays[@]}"; do
+			key+=" ${hash[$src/$path]}"
+			[ ! -x "$src/$path" ] || key+=x
+			for line in ${later[$path]-}; do key+=" ${hash[$dir/$line]}"; done
 		done
 		if [ -n "${known[$key]-}" ]; then
 			built=${known[$key]}
@@ -129,15 +141,20 @@ series_build() {
 		series_commit "$src" "$name" "$tmp" "${overlays[@]}"
 		printf '%s\t%s\n' "$key" "$built" >>"$cache"
 	done
+	# A hunk can have found another place than the one where it was taken from.
+	[ $# -gt 3 ] || [ ${#later[@]} = 0 ] || while read -r _ _ line path; do
+		[ "$line" = "${hash[$src/$path]}" ] ||
+			die "the patches would not end with $path as it is here: change it by 'make edit'"
+	done < <(lgit ls-tree -r "$built" -- "${!later[@]}")
 }
 
 file_mode() { if [ -x "$1" ]; then echo 100755; else echo 100644; fi; }
 
 # series_commit TOP NAME SCRATCH OVERLAY...: makes one commit on $built, whose tree is in
-# SCRATCH/index, and sets $built to it. The keys of series_build's $hash are all files of the
-# series.
+# SCRATCH/index, and sets $built to it. series_build's $later has the patches that change an overlay
+# file.
 series_commit() {
-	local src=$1 name=$2 tmp=$3 where=patches/$series/$2 path key value
+	local src=$1 tmp=$3 where=patches/$series/$2 path key value
 	local -A info=()
 	shift 3
 	local -x GIT_INDEX_FILE=$tmp/index
@@ -148,14 +165,11 @@ series_commit() {
 	done
 	if grep -q '^diff --git ' "$tmp/diff"; then
 		# Only offsets are accepted: git apply knows no fuzz.
-		lgit apply --cached --apply --numstat --whitespace=nowarn "$tmp/diff" >"$tmp/numstat" 2>"$tmp/err" || {
+		lgit apply --cached --whitespace=nowarn "$tmp/diff" 2>"$tmp/err" || {
 			warn "$where does not apply:"
 			cat "$tmp/err" >&2
 			die "again: ${again:-scripts/series-apply}"
 		}
-		while IFS=$'\t' read -r _ _ path; do
-			[ -z "${hash[$src/$path]-}" ] || die "$where changes $path, which is an overlay: edit the file itself"
-		done <"$tmp/numstat"
 	elif [ $# = 0 ]; then
 		die "$where: neither a diff nor an Overlay: line"
 	fi
@@ -167,6 +181,13 @@ series_commit() {
 			read -r value
 			printf '%s %s\t%s\n' "$(file_mode "$src/$path")" "$value" "$path"
 		done <"$tmp/blobs" | lgit update-index --add --index-info
+		for path; do
+			for key in ${later[$path]-}; do
+				where=patches/$series/$key
+				lgit apply --cached -R --include="$path" --whitespace=nowarn "$src/$where" 2>/dev/null ||
+					die "$path is not as $where leaves it: edit both, or change it by 'make edit'"
+			done
+		done
 	fi
 	# The committer is the author, at the author's date: the same files make the same commit,
 	# whoever runs this.
