@@ -50,9 +50,6 @@ static int nested_vmx_check_cet_state(struct kvm_vcpu *vcpu, u64 s_cet,
 int nested_vmx_check_cet_host_state(struct kvm_vcpu *vcpu,
 				    struct vmcs12 *vmcs12)
 {
-	if (!(vmcs12->vm_exit_controls & VM_EXIT_LOAD_CET_STATE))
-		return 0;
-
 	if (nested_vmx_check_cet_state(vcpu, vmcs12->host_s_cet,
 				       vmcs12->host_ssp_tbl) ||
 	    CC(!kvm_is_valid_ssp_msr(vcpu, vmcs12->host_ssp)))
@@ -72,9 +69,6 @@ int nested_vmx_check_cet_host_state(struct kvm_vcpu *vcpu,
 int nested_vmx_check_cet_guest_state(struct kvm_vcpu *vcpu,
 				     struct vmcs12 *vmcs12)
 {
-	if (!(vmcs12->vm_entry_controls & VM_ENTRY_LOAD_CET_STATE))
-		return 0;
-
 	/*
 	 * L2 can have an SSP without the feature: XRSTORS loads IA32_U_CET and
 	 * IA32_PL3_SSP, and IRET loads SSP from there.

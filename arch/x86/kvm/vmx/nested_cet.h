@@ -13,15 +13,15 @@
 bool nested_vmx_cet_field_exists(struct kvm_vcpu *vcpu, unsigned long field);
 
 /*
- * Check what the next VM exit is to load.  Return 0, or -EINVAL if VM entry
- * must fail with VMfailValid.
+ * Check what the next VM exit is to load, if it does.  Return 0, or -EINVAL if
+ * VM entry must fail with VMfailValid.
  */
 int nested_vmx_check_cet_host_state(struct kvm_vcpu *vcpu,
 				    struct vmcs12 *vmcs12);
 
 /*
- * Check what VM entry is to load.  Return 0, or -EINVAL if VM entry must fail
- * with a VM exit.
+ * Check what VM entry is to load, if it does.  Return 0, or -EINVAL if VM entry
+ * must fail with a VM exit.
  */
 int nested_vmx_check_cet_guest_state(struct kvm_vcpu *vcpu,
 				     struct vmcs12 *vmcs12);

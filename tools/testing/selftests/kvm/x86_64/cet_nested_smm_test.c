@@ -28,7 +28,16 @@ static const uint8_t smi_handler[] = { 0xe6, SMI_PORT, 0x0f, 0xaa };
 
 /* 32-bit code, at an address that is the same with and without paging */
 #define CODE			0x30000000
+#define CODE_OF_LAUNCH		(CODE + 0x40)
+#define CODE_OF_EXIT		(CODE + 0x80)
+#define PAGE_DIR		(CODE + 0x1000)
 #define CODE_SLOT		10
+#define CODE_PAGES		2
+
+#define FAILED_PORT		0x82
+#define EXITED_PORT		0x83
+
+#define CR4_32BIT		(X86_CR4_PSE | X86_CR4_VMXE)
 
 static const uint8_t enter_long_mode[] = {
 	0x0f, 0x20, 0xc0,		/* mov %cr0, %eax */
@@ -36,6 +45,15 @@ static const uint8_t enter_long_mode[] = {
 	0x0f, 0x22, 0xc0,		/* mov %eax, %cr0 */
 	0xe6, CET_PORT,			/* out %al, $CET_PORT */
 	0x0f, 0x01, 0xc1,		/* vmcall */
+};
+
+static const uint8_t launch[] = {
+	0x0f, 0x01, 0xc2,		/* vmlaunch */
+	0xe6, FAILED_PORT,		/* out %al, $FAILED_PORT */
+};
+
+static const uint8_t exited[] = {
+	0xe6, EXITED_PORT,		/* out %al, $EXITED_PORT */
 };
 
 /* Guest data */
@@ -54,7 +72,7 @@ static void guest_l1(struct cet_call *call)
 	call->ret = vmreadz(VM_EXIT_REASON);
 }
 
-static void guest_l1_of_protected_mode(struct cet_call *call)
+static void guest_prepare_protected_mode(struct cet_call *call)
 {
 	guest_prepare_l2(vmx, (void *)CODE);
 	vmwrite(GUEST_CS_AR_BYTES, 0xc09b);
@@ -64,8 +82,25 @@ static void guest_l1_of_protected_mode(struct cet_call *call)
 		~VM_ENTRY_IA32E_MODE) | VM_ENTRY_LOAD_IA32_EFER);
 	vmwrite(GUEST_IA32_EFER, rdmsr(MSR_EFER) & ~EFER_LMA);
 	vmwrite(GUEST_CR0, vmreadz(GUEST_CR0) & ~X86_CR0_PG);
+}
+
+static void guest_l1_of_protected_mode(struct cet_call *call)
+{
+	guest_prepare_protected_mode(call);
 	GUEST_ASSERT(!vmlaunch());
 	call->ret = vmreadz(VM_EXIT_REASON);
+}
+
+static void guest_prepare_l1_in_32bit_mode(struct cet_call *call)
+{
+	guest_prepare_protected_mode(call);
+	vmwrite(VM_EXIT_CONTROLS,
+		vmreadz(VM_EXIT_CONTROLS) & ~VM_EXIT_HOST_ADDR_SPACE_SIZE);
+	/* Only in 64-bit mode can it be null. */
+	vmwrite(HOST_SS_SELECTOR, vmreadz(HOST_DS_SELECTOR));
+	vmwrite(HOST_CR3, PAGE_DIR);
+	vmwrite(HOST_CR4, CR4_32BIT);
+	vmwrite(HOST_RIP, CODE_OF_EXIT);
 }
 
 FIXTURE(nested_smm)
@@ -128,24 +163,37 @@ static void expect_end_of_l2(struct kvm_vcpu *vcpu)
 	TEST_ASSERT_EQ(cet_finish(vcpu)->ret, EXIT_REASON_VMCALL);
 }
 
+static void add_code(struct kvm_vm *vm, struct vmx_pages *vmx)
+{
+	uint32_t *page_dir;
+	int i;
+
+	vm_userspace_mem_region_add(vm, VM_MEM_SRC_ANONYMOUS, CODE, CODE_SLOT,
+				    CODE_PAGES, 0);
+	memcpy(addr_gpa2hva(vm, CODE), enter_long_mode, sizeof(enter_long_mode));
+	memcpy(addr_gpa2hva(vm, CODE_OF_LAUNCH), launch, sizeof(launch));
+	memcpy(addr_gpa2hva(vm, CODE_OF_EXIT), exited, sizeof(exited));
+	page_dir = addr_gpa2hva(vm, PAGE_DIR);
+	for (i = 0; i < 1024; i++)
+		page_dir[i] = i << 22 | PTE_LARGE_MASK | PTE_DIRTY_MASK |
+			      PTE_ACCESSED_MASK | PTE_WRITABLE_MASK |
+			      PTE_PRESENT_MASK;
+	virt_map(vm, CODE, CODE, 1);
+	prepare_eptp(vmx, vm, 0);
+	nested_identity_map_1g(vmx, vm, 0, PG_LEVEL_SIZE(PG_LEVEL_1G));
+}
+
 /* L1's VMCS has the mode that L2 was entered in, vmcs12 has its present one. */
 TEST_F(nested_smm, saved_in_smm)
 {
 	struct kvm_vcpu *vcpu = self->vcpu;
-	struct kvm_vm *vm = vcpu->vm;
 	struct kvm_x86_state *state;
 	struct kvm_regs regs;
 	uint64_t rip;
 
 	TEST_REQUIRE(kvm_cpu_has_ept());
 
-	vm_userspace_mem_region_add(vm, VM_MEM_SRC_ANONYMOUS, CODE, CODE_SLOT,
-				    1, 0);
-	memcpy(addr_gpa2hva(vm, CODE), enter_long_mode, sizeof(enter_long_mode));
-	virt_map(vm, CODE, CODE, 1);
-	prepare_eptp(self->vmx, vm, 0);
-	nested_identity_map_1g(self->vmx, vm, 0, PG_LEVEL_SIZE(PG_LEVEL_1G));
-
+	add_code(vcpu->vm, self->vmx);
 	run_l2_to_out(vcpu, guest_l1_of_protected_mode);
 	vcpu_regs_get(vcpu, &regs);
 	enter_smm(vcpu);
@@ -155,6 +203,50 @@ TEST_F(nested_smm, saved_in_smm)
 	expect_end_of_l2(vcpu);
 	TEST_ASSERT(rip == regs.rip, "vmcs12 has RIP = 0x%lx, not 0x%llx", rip,
 		    regs.rip);
+}
+
+/* L1 could not have entered L2 in the mode that L2 has gone to since. */
+TEST_F(nested_smm, l1_in_32bit_mode)
+{
+	struct kvm_segment cs = {
+		.limit = 0xffffffff, .selector = 8, .type = 0xb, .present = 1,
+		.db = 1, .s = 1, .g = 1,
+	};
+	struct kvm_vcpu *vcpu = self->vcpu;
+	struct kvm_segment ds = cs;
+	struct kvm_x86_state *state;
+	struct kvm_sregs sregs;
+	struct kvm_regs regs;
+	int r;
+
+	TEST_REQUIRE(kvm_cpu_has_ept());
+
+	add_code(vcpu->vm, self->vmx);
+	cet_call(vcpu, guest_prepare_l1_in_32bit_mode, 0, 0);
+
+	vcpu_regs_get(vcpu, &regs);
+	vcpu_sregs_get(vcpu, &sregs);
+	sregs.cr3 = PAGE_DIR;
+	sregs.cr4 = CR4_32BIT;
+	sregs.efer &= ~(EFER_LMA | EFER_LME);
+	sregs.cs = cs;
+	ds.type = 3;
+	ds.selector = 16;
+	sregs.ds = ds;
+	sregs.es = ds;
+	sregs.ss = ds;
+	vcpu_sregs_set(vcpu, &sregs);
+	regs.rip = CODE_OF_LAUNCH;
+	vcpu_regs_set(vcpu, &regs);
+
+	run_to_out(vcpu, CET_PORT);
+	state = vcpu_save_state(vcpu);
+	r = __vcpu_ioctl(vcpu, KVM_SET_NESTED_STATE, &state->nested);
+	kvm_x86_state_cleanup(state);
+	enter_smm(vcpu);
+	/* RSM, and on from the OUT to VMCALL */
+	run_to_out(vcpu, EXITED_PORT);
+	TEST_ASSERT(!r, "KVM_SET_NESTED_STATE refused L2's own state");
 }
 
 /* Without unrestricted guest, KVM can't enter L2 with such an LDTR. */
