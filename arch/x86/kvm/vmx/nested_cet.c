@@ -41,7 +41,7 @@ static int nested_vmx_check_cet_state(struct kvm_vcpu *vcpu, u64 s_cet,
 		return -EINVAL;
 
 	/* L1 could neither see nor clear what its CPUID doesn't have. */
-	if (!guest_cpu_cap_has(vcpu, X86_FEATURE_SHSTK) && CC(ssp_tbl))
+	if (!cet_ssp_access_allowed(vcpu, MSR_IA32_INT_SSP_TAB) && CC(ssp_tbl))
 		return -EINVAL;
 
 	return 0;

@@ -248,18 +248,6 @@ TEST_F(state, without_features)
 	TEST_ASSERT(vcpu_is_in_l2(self->vcpu), "The vCPU is not in L2");
 }
 
-static void leave_by_nested_state(struct kvm_vcpu *vcpu)
-{
-	struct kvm_nested_state nested = {
-		.size = sizeof(nested),
-		.format = KVM_STATE_NESTED_FORMAT_VMX,
-		.hdr.vmx.vmxon_pa = -1ull,
-		.hdr.vmx.vmcs12_pa = -1ull,
-	};
-
-	vcpu_nested_state_set(vcpu, &nested);
-}
-
 static int set_bad_nested_state(struct kvm_vcpu *vcpu,
 				struct kvm_x86_state *state, uint64_t *field,
 				uint64_t val)
@@ -273,6 +261,39 @@ static int set_bad_nested_state(struct kvm_vcpu *vcpu,
 	TEST_ASSERT(!r || (r == -1 && errno == EINVAL),
 		    "KVM_SET_NESTED_STATE returned %d, errno %d", r, errno);
 	return r;
+}
+
+/* Without 64-bit mode, there is no interrupt SSP table. */
+TEST_F(state, table_without_lm)
+{
+	struct kvm_x86_state *state = save_and_recreate(&self->vcpu);
+	struct cet_vmcs_state *g = vmcs12_state(state, VMCS12_GUEST_CET);
+	struct cet_vmcs_state *h = vmcs12_state(state, VMCS12_HOST_CET);
+
+	vcpu_clear_cpuid_feature(self->vcpu, X86_FEATURE_LM);
+	vcpu_set_msr(self->vcpu, MSR_IA32_FEAT_CTL, FEAT_CTL_LOCKED |
+		     FEAT_CTL_VMX_ENABLED_OUTSIDE_SMX);
+	g->ssp_tbl = 0;
+	h->ssp_tbl = 0;
+	TEST_ASSERT_EQ(!set_bad_nested_state(self->vcpu, state, &g->ssp_tbl, 8),
+		       !variant->entry);
+	TEST_ASSERT_EQ(!set_bad_nested_state(self->vcpu, state, &h->ssp_tbl, 8),
+		       !variant->exit);
+	TEST_ASSERT(!set_bad_nested_state(self->vcpu, state, &g->ssp_tbl, 0),
+		    "KVM_SET_NESTED_STATE failed without a table");
+	kvm_x86_state_cleanup(state);
+}
+
+static void leave_by_nested_state(struct kvm_vcpu *vcpu)
+{
+	struct kvm_nested_state nested = {
+		.size = sizeof(nested),
+		.format = KVM_STATE_NESTED_FORMAT_VMX,
+		.hdr.vmx.vmxon_pa = -1ull,
+		.hdr.vmx.vmcs12_pa = -1ull,
+	};
+
+	vcpu_nested_state_set(vcpu, &nested);
 }
 
 /* The checks are those of VM entry. */
