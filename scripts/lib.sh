@@ -91,6 +91,23 @@ ktap() {
 	[[ $remark != SKIP* ]] || verdict=skip
 }
 
+# all_match NAMES TEXT PATTERNS TEXT: whether each of the array NAMES matches one of PATTERNS, and
+# each of these one of NAMES. Prints what does not, after the TEXT that follows its array.
+# shellcheck disable=SC2053 # patterns
+all_match() {
+	local -n _names=$1 _patterns=$3
+	local name pattern failed=0
+	for name in "${_names[@]}"; do
+		for pattern in "${_patterns[@]}"; do [[ $name != $pattern ]] || continue 2; done
+		echo "$2 $name" && failed=1
+	done
+	for pattern in "${_patterns[@]}"; do
+		for name in "${_names[@]}"; do [[ $name != $pattern ]] || continue 2; done
+		echo "$4 $pattern" && failed=1
+	done
+	return "$failed"
+}
+
 # Tests report in KTAP. result NAME COMMAND... runs one test, whose output goes to stderr. What comes
 # before the first one, or before results_begin, is preparation. result_once KEY NAME COMMAND... is
 # for a test that takes long: it isn't run again once it has passed with KEY. results_end ends the
