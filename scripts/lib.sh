@@ -48,6 +48,21 @@ lock() {
 made_from() { [ "$(cat "$1" 2>/dev/null)" = "$2" ] || { rm -f "$1" && false; }; }
 made() { printf '%s\n' "$2" >"$1"; }
 
+# For scripts that source series.sh. need_series: applies the series, and does what need_base does.
+# own_kernel NAME: puts the series into $dir/linux, for kernel_make, and sets $log and $again.
+need_series() { "$top/scripts/series-apply" >&2 && need_base; }
+# shellcheck disable=SC2034 # for the script that sources this
+own_kernel() {
+	need_series
+	lock "$1"
+	dir=$top/build/$1
+	log=$top/build/log/$1.log
+	again="scripts/check $1"
+	checkout "${tip:?}" "$dir/linux"
+	mkdir -p "$dir/obj" "${log%/*}"
+	: >"$log"
+}
+
 # scratch: sets $tmp to a new folder below build/ that is removed when this script ends.
 scratch() {
 	mkdir -p "$top/build"
@@ -76,16 +91,39 @@ ktap() {
 	[[ $remark != SKIP* ]] || verdict=skip
 }
 
-# Tests report in KTAP. results_begin comes once everything is prepared. result NAME COMMAND... runs
-# one test, whose output goes to stderr. result_once KEY NAME COMMAND... is for a test that takes
-# long: it isn't run again once it has passed with KEY. results_end ends the script.
+# all_match NAMES TEXT PATTERNS TEXT: whether each of the array NAMES matches one of PATTERNS, and
+# each of these one of NAMES. Prints what does not, after the TEXT that follows its array.
+# shellcheck disable=SC2053 # patterns
+all_match() {
+	local -n _names=$1 _patterns=$3
+	local name pattern failed=0
+	for name in "${_names[@]}"; do
+		for pattern in "${_patterns[@]}"; do [[ $name != $pattern ]] || continue 2; done
+		echo "$2 $name" && failed=1
+	done
+	for pattern in "${_patterns[@]}"; do
+		for name in "${_names[@]}"; do [[ $name != $pattern ]] || continue 2; done
+		echo "$4 $pattern" && failed=1
+	done
+	return "$failed"
+}
+
+# Tests report in KTAP. result NAME COMMAND... runs one test, whose output goes to stderr. What comes
+# before the first one, or before results_begin, is preparation. result_once KEY NAME COMMAND... is
+# for a test that takes long: it isn't run again once it has passed with KEY. results_end ends the
+# script. With CHECK_ONLY, a pattern, tests of other names neither run nor count.
 results=0
 failures=0
-results_begin() { say 'KTAP version 1'; }
+begun=''
+results_begin() { [ "$begun" ] || say 'KTAP version 1'; begun=y; }
 result() {
 	local name=$1
+	verdict=''
+	# shellcheck disable=SC2053 # a pattern
+	[[ $name == ${CHECK_ONLY:-*} ]] || return 0
 	verdict=ok
 	shift
+	results_begin
 	"$@" >&2 || {
 		verdict='not ok'
 		failures=$((failures + 1))
