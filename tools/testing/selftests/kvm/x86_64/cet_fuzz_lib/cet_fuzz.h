@@ -24,6 +24,7 @@ enum fuzz_difference {
 	SAME,
 	NO_CET_U,
 	XSS_ALONE,
+	XSS_KEPT,
 	BITMAP_BASE,
 	NOT_CANONICAL,
 	U_CET_OTHER,

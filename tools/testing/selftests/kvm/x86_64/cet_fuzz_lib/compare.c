@@ -22,6 +22,7 @@ static struct {
 } differences[NR_DIFFERENCES] = {
 	[NO_CET_U] = { "no-cet-u", "SHSTK in CPUID, but no CET_U in leaf 0xD" },
 	[XSS_ALONE] = { "xss", "CET bits of IA32_XSS, with neither feature in CPUID" },
+	[XSS_KEPT] = { "xss-kept", "IA32_XSS that a vCPU without XSAVES has kept: 0 by user space" },
 	[BITMAP_BASE] = { "bitmap", "Bits 13:12 of IA32_U_CET, IA32_S_CET" },
 	[NOT_CANONICAL] = { "canonical", "Other values of these that are not canonical" },
 	[U_CET_OTHER] = { "u-cet", "IA32_U_CET by user space: bits of the other feature" },
@@ -37,7 +38,8 @@ static struct {
 	[SMI_IN_L2] = { "smi",
 			"SMI in L2, with the VM-exit control or a list of MSRs for VM exit" },
 	[FORCED_EXIT] = { "forced-exit", "Forced exits from L2 with such a list" },
-	[STALE_FIELDS] = { "stale-fields", "KVM: nVMX: Forget fields of vmcs02 along with vmcs02",
+	[STALE_FIELDS] = { "stale-fields",
+			   "VM entry of L1 after user space has taken the vCPU out of L2",
 			   .in_base = true },
 	[CPUID_IN_L2] = { "cpuid-in-l2",
 			  "KVM: x86: Refuse changes of CPUID and feature MSRs while L2 is active",

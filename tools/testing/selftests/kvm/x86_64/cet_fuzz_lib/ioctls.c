@@ -40,8 +40,8 @@ static bool try_msr(struct fuzz_vcpu *v, uint32_t msr, uint64_t val, bool is_reg
 
 	if (!fuzz_known(differs))
 		return false;
-	/* The kernel complains of that one. */
-	if (differs == NOT_CANONICAL && msr == MSR_IA32_U_CET)
+	/* Mainline complains of the first one, and accepts the second one in vain. */
+	if ((differs == NOT_CANONICAL && msr == MSR_IA32_U_CET) || differs == XSS_KEPT)
 		return true;
 	/* CPUID may have made the present value illegal. */
 	model_get_msr(&v->model, msr, true, &old);
@@ -100,6 +100,12 @@ static void op_get_msr(struct fuzz_vcpu *v)
 	FUZZ_ASSERT(!ok || val == want, "MSR 0x%x is 0x%lx, not 0x%lx", msr, val, want);
 }
 
+/* A value that both kernels treat alike */
+static uint64_t replacement(uint32_t msr)
+{
+	return msr == MSR_IA32_XSS ? BIT_ULL(63) : 0;
+}
+
 /* KVM stops at the first that it refuses. */
 static void op_set_msr_list(struct fuzz_vcpu *v)
 {
@@ -114,7 +120,7 @@ static void op_set_msr_list(struct fuzz_vcpu *v)
 		list.entries[i].data = fuzz_msr_value(&v->model, list.entries[i].index);
 		if (fuzz_known(model_msr_differs(&v->model, list.entries[i].index,
 						 list.entries[i].data, true)))
-			list.entries[i].data = 0;
+			list.entries[i].data = replacement(list.entries[i].index);
 		fuzz_record(v, "KVM_SET_MSRS, list", list.entries[i].index,
 			    list.entries[i].data);
 		if (want < 0 && !model_set_msr(&v->model, list.entries[i].index,
@@ -486,6 +492,10 @@ void fuzz_set_cpuid(struct fuzz_vcpu *v)
 	int r;
 
 	if (v->model.in_l2 && fuzz_known(CPUID_IN_L2))
+		return;
+	/* L1 would find these in vmcs12, though it can't see them elsewhere. */
+	if (v->nested && !(bits & CPUID_SHSTK) &&
+	    (v->model.msrs[INT_SSP_TAB] || v->model.ssp) && fuzz_known(VMCS12_SSP))
 		return;
 	ok = model_set_cpuid(&v->model, bits);
 	fuzz_record(v, "KVM_SET_CPUID2: SHSTK 1, IBT 2, LM 4, 0xD...; has", bits,

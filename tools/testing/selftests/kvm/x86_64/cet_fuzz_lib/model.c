@@ -170,6 +170,8 @@ enum fuzz_difference model_msr_differs(const struct model *m, uint32_t msr,
 
 	switch (msr) {
 	case MSR_IA32_XSS:
+		if (ok && !m->xsaves && m->xss)
+			return XSS_KEPT;
 		return !ok && m->xsaves && !(val & ~xss_of_cpuid(m->cpuid)) ?
 		       XSS_ALONE : SAME;
 	case MSR_IA32_U_CET:
