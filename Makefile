@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
 # Names for what scripts/ does, for those who like make.
 
-.PHONY: help root kernel base mainline selftests deb series diff edit fold repin run bench compare check check-full check-hardware check-versions fuzz mutants mutants-all clean
+.PHONY: help root kernel base mainline selftests deb series diff edit fold repin run bench compare check check-full check-hardware check-versions fuzz fuzz-compare mutants mutants-all clean
 help:
 	@echo 'make run        build what is missing, boot it, and show a guest that uses CET'
 	@echo 'make bench      count what CET costs, in instructions; other kernels, too: scripts/bench --kernel BZIMAGE'
@@ -11,6 +11,7 @@ help:
 	@echo 'make mutants    each rule broken on purpose, which the tests must notice (hours); some: scripts/mutants NAME...'
 	@echo 'make mutants-all the lines of the series changed mechanically, one at a time (a night); some: scripts/mutants --lines NAME...'
 	@echo 'make fuzz       random operations on CET of guests; OPERATIONS=n SEED=n KERNEL=patched|debug'
+	@echo 'make fuzz-compare  the same operations on mainline, which differs as known; OPERATIONS=n SEED=n'
 	@echo 'make compare    the selftests on mainline, whose differences are known: tools/testing/bochs/mainline.expected'
 	@echo 'make check-versions  on which of the sources that apt offers the series applies, builds and passes its tests'
 	@echo
@@ -65,6 +66,8 @@ mutants-all:
 	@scripts/mutants --lines
 fuzz:
 	@scripts/fuzz $(if $(SEED),-s $(SEED)) $(if $(OPERATIONS),-n $(OPERATIONS)) $(KERNEL)
+fuzz-compare:
+	@scripts/fuzz-compare $(if $(SEED),-s $(SEED)) $(if $(OPERATIONS),-n $(OPERATIONS))
 check-versions:
 	@scripts/check-versions
 clean:

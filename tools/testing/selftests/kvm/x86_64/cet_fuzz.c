@@ -6,8 +6,17 @@
  *	cet_fuzz [-s SEED] [-n OPERATIONS]
  *
  * The seed determines everything.  Operations come in rounds, each with a new
- * VM and the next seed: a failure takes no longer than a round to repeat.  In a
- * round, several pairs of vCPUs follow one another.
+ * VM and the next seed: a failure takes no longer than a round to repeat.
+ *
+ * With -c, another kernel is to be asked, not the model alone: a line for each
+ * round has a hash of all that was seen.  scripts/fuzz-compare compares it.
+ *
+ *	-c		compare, but don't perform what mainline is known to do
+ *			otherwise
+ *	-u NAME		this difference isn't known
+ *	-x		CET is hidden, or not there
+ *	-o FILE		rounds and operations: a seed and units in each line
+ *	-v		print all that is seen
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -16,16 +25,19 @@
 
 #include "cet_fuzz_lib/cet_fuzz.h"
 
-#define MAX_GENERATIONS		5
-#define GENERATION_OPS		2000
+/* About 2000 operations; CPUID can change only before the vCPUs run. */
+#define ROUND_STEPS		320
+#define ROUND_STEPS_BEFORE_RUN	34
 #define MAX_MOVES		100
 #define NR_RECORDS		64
 #define DISTURB_NS		2000000
 
 static struct {
 	struct fuzz_vcpu vcpus[NR_FUZZ_VCPUS];
-	uint64_t seed, nr_ops;
+	const struct fuzz_units *units;
+	uint64_t nr_ops;
 	uint64_t random;
+	int step, part;
 	bool ended;
 	int nr_moves;
 } fuzz_round;
@@ -44,6 +56,31 @@ static struct {
 } counts[64];
 
 static int kmsg = -1;
+
+/* A step is wanted if one of its parts is. */
+static bool is_wanted(const struct fuzz_units *units, int step, int part)
+{
+	int i;
+
+	for (i = 0; i < units->nr; i++) {
+		if (units->units[i] / FUZZ_PARTS == step &&
+		    (!part || units->units[i] % FUZZ_PARTS == part))
+			return true;
+	}
+	return !units->nr;
+}
+
+bool fuzz_begin_part(int part)
+{
+	uint64_t unit = fuzz_round.step * FUZZ_PARTS + part;
+
+	/* The end of a step's parts has numbers of its own, too. */
+	if (!part && fuzz_round.part)
+		unit += FUZZ_PARTS - 1;
+	fuzz_round.part = part;
+	fuzz_round.random = fuzz_round.units->seed + unit * 0xd1342543de82ef95;
+	return is_wanted(fuzz_round.units, fuzz_round.step, part);
+}
 
 /* splitmix64 */
 uint64_t fuzz_random(void)
@@ -155,14 +192,16 @@ uint32_t fuzz_msr(void)
 		/* KVM's internal index of SSP */
 		0x4b564dff,
 	};
+	uint32_t msr = fuzz_below(5) ? fuzz_pick(cet_msrs) : fuzz_pick(others);
 
-	return fuzz_below(5) ? fuzz_pick(cet_msrs) : fuzz_pick(others);
+	return msr == 0x4b564dff && fuzz_known(SSP_AS_MSR) ? MSR_IA32_XSS : msr;
 }
 
 void fuzz_record(struct fuzz_vcpu *v, const char *what, uint64_t a, uint64_t b)
 {
 	int i;
 
+	fuzz_see_operation(v, fuzz_round.step * FUZZ_PARTS + fuzz_round.part, what, a, b);
 	records[fuzz_round.nr_ops++ % NR_RECORDS] = (struct record) {
 		fuzz_round.nr_ops, v->vcpu->id, what, a, b,
 	};
@@ -175,9 +214,15 @@ void fuzz_record(struct fuzz_vcpu *v, const char *what, uint64_t a, uint64_t b)
 void fuzz_fail(const char *fmt, ...)
 {
 	const struct record *r;
+	char text[256];
 	va_list args;
 	int i;
 
+	va_start(args, fmt);
+	vsnprintf(text, sizeof(text), fmt, args);
+	va_end(args);
+	if (fuzz_compare)
+		fuzz_compare_failed(text);
 	printf("The last operations:\n");
 	for (i = 0; i < NR_RECORDS; i++) {
 		r = &records[(fuzz_round.nr_ops + i) % NR_RECORDS];
@@ -185,14 +230,10 @@ void fuzz_fail(const char *fmt, ...)
 			printf("%8lu  vCPU %u  %s 0x%lx 0x%lx\n", r->nr, r->vcpu,
 			       r->what, r->a, r->b);
 	}
-	printf("not ok: operation %lu of the round with seed %lu: ",
-	       fuzz_round.nr_ops, fuzz_round.seed);
-	va_start(args, fmt);
-	vprintf(fmt, args);
-	va_end(args);
-	printf("\n");
+	printf("not ok: operation %lu of the round with seed %lu: %s\n",
+	       fuzz_round.nr_ops, fuzz_round.units->seed, text);
 	printf("Again: %s -s %lu -n %lu\n", program_invocation_short_name,
-	       fuzz_round.seed, fuzz_round.nr_ops);
+	       fuzz_round.units->seed, fuzz_round.nr_ops);
 	exit(1);
 }
 
@@ -205,7 +246,7 @@ int fuzz_new_vcpu_id(void)
 {
 	if (fuzz_round.nr_moves == MAX_MOVES)
 		return -1;
-	return NR_FUZZ_VCPUS * MAX_GENERATIONS + fuzz_round.nr_moves++;
+	return NR_FUZZ_VCPUS + fuzz_round.nr_moves++;
 }
 
 /* Fail if the kernel has complained. */
@@ -231,49 +272,46 @@ static void check_kmsg(void)
 	}
 }
 
-/* New vCPUs, until @nr operations are done or the vCPUs have ended */
-static void do_generation(struct kvm_vm *vm, int first_id, uint64_t nr)
+static void do_step(int step)
 {
-	struct fuzz_vcpu *v;
-	int i;
+	struct fuzz_vcpu *v = &fuzz_pick(fuzz_round.vcpus);
 
-	fuzz_round.ended = false;
-	for (i = 0; i < NR_FUZZ_VCPUS; i++) {
-		v = &fuzz_round.vcpus[i];
-		v->vcpu = vm_vcpu_add(vm, first_id + i, NULL);
-		v->nested = fuzz_below(2);
-		fuzz_init_vcpu(v, i);
-		fuzz_set_cpuid(v);
-	}
-
-	/* CPUID can change only before the vCPUs run. */
-	for (i = 32; i && fuzz_round.nr_ops < nr; i--)
-		fuzz_ioctl(&fuzz_pick(fuzz_round.vcpus));
-	while (fuzz_round.nr_ops < nr && !fuzz_round.ended) {
-		v = &fuzz_pick(fuzz_round.vcpus);
-		if (fuzz_below(5))
-			fuzz_ioctl(v);
-		else
-			fuzz_run(v);
-	}
-	check_kmsg();
+	if (step <= NR_FUZZ_VCPUS)
+		fuzz_set_cpuid(&fuzz_round.vcpus[step - 1]);
+	else if (step <= ROUND_STEPS_BEFORE_RUN || fuzz_below(5))
+		fuzz_ioctl(v);
+	else
+		fuzz_run(v);
+	if (fuzz_compare && !fuzz_round.ended)
+		fuzz_see_all(v);
 }
 
-/* A new VM, for @nr operations; returns how many they were in the end. */
-static uint64_t do_round(uint64_t seed, uint64_t nr)
+/* A new VM, for @nr operations at most */
+uint64_t fuzz_do_round(const struct fuzz_units *units, uint64_t nr)
 {
-	struct kvm_vm *vm = vm_create(NR_FUZZ_VCPUS * MAX_GENERATIONS);
+	struct kvm_vm *vm = vm_create(NR_FUZZ_VCPUS);
+	struct fuzz_vcpu *v;
 	int i;
 
 	memset(records, 0, sizeof(records));
 	memset(&fuzz_round, 0, sizeof(fuzz_round));
-	fuzz_round.seed = seed;
-	fuzz_round.random = seed;
+	fuzz_round.units = units;
+	fuzz_begin_part(0);
 
 	fuzz_init_vm(vm);
-	for (i = 0; i < MAX_GENERATIONS && fuzz_round.nr_ops < nr; i++)
-		do_generation(vm, i * NR_FUZZ_VCPUS,
-			      min(nr, fuzz_round.nr_ops + GENERATION_OPS));
+	for (i = 0; i < NR_FUZZ_VCPUS; i++) {
+		v = &fuzz_round.vcpus[i];
+		v->vcpu = vm_vcpu_add(vm, i, NULL);
+		v->nested = fuzz_below(2);
+		fuzz_init_vcpu(v, i);
+	}
+	for (i = 1; i < ROUND_STEPS && fuzz_round.nr_ops < nr && !fuzz_round.ended; i++) {
+		fuzz_round.step = i;
+		fuzz_round.part = 0;
+		if (fuzz_begin_part(0))
+			do_step(i);
+	}
+	check_kmsg();
 	kvm_vm_free(vm);
 	return fuzz_round.nr_ops;
 }
@@ -317,13 +355,15 @@ static void *disturb(void *arg)
 /* Doesn't return: it uses a shadow stack of its own, which KVM must keep. */
 static void __noreturn fuzz(uint64_t seed, uint64_t nr)
 {
+	static struct fuzz_units units;
 	uint64_t done, rounds, begin = rdtsc();
 	int i;
 
 	cet_host_shadow_stack(ARCH_SHSTK_ENABLE);
 	for (done = 0, rounds = 0; done < nr; rounds++) {
-		done += do_round(seed + rounds, nr - done);
-		if (rounds % 10 == 9)
+		units.seed = seed + rounds;
+		done += fuzz_do_round(&units, nr - done);
+		if (rounds % 50 == 49)
 			printf("# %lu of %lu operations\n", done, nr);
 	}
 	for (i = 0; counts[i].what; i++)
@@ -339,10 +379,11 @@ static void __noreturn fuzz(uint64_t seed, uint64_t nr)
 int main(int argc, char *argv[])
 {
 	uint64_t seed = time(NULL), nr = 20000;
+	const char *file = NULL;
 	pthread_t thread;
 	int opt;
 
-	while ((opt = getopt(argc, argv, "s:n:")) != -1) {
+	while ((opt = getopt(argc, argv, "s:n:cu:xo:v")) != -1) {
 		switch (opt) {
 		case 's':
 			seed = strtoull(optarg, NULL, 0);
@@ -350,8 +391,26 @@ int main(int argc, char *argv[])
 		case 'n':
 			nr = strtoull(optarg, NULL, 0);
 			break;
+		case 'c':
+			fuzz_compare = true;
+			break;
+		case 'x':
+			fuzz_hidden = true;
+			break;
+		case 'o':
+			file = optarg;
+			break;
+		case 'v':
+			fuzz_verbose = true;
+			break;
+		case 'u':
+			if (fuzz_treat_as_unknown(optarg))
+				break;
+			fallthrough;
 		default:
 			printf("Usage: %s [-s SEED] [-n OPERATIONS]\n", argv[0]);
+			printf("       %s -c [-u NAME] [-x] [-v] [-s SEED -n OPERATIONS | -o FILE]\n",
+			       argv[0]);
 			exit(2);
 		}
 	}
@@ -360,9 +419,12 @@ int main(int argc, char *argv[])
 	setbuf(stdout, NULL);
 	printf("%s -s %lu -n %lu\n", program_invocation_short_name, seed, nr);
 
-	probe_endbr();
+	if (!fuzz_hidden)
+		probe_endbr();
 	kmsg = open("/dev/kmsg", O_RDONLY | O_NONBLOCK);
 	TEST_ASSERT(kmsg >= 0 && lseek(kmsg, 0, SEEK_END) >= 0, "No /dev/kmsg");
 	TEST_ASSERT(!pthread_create(&thread, NULL, disturb, NULL), "No thread");
+	if (fuzz_compare)
+		fuzz_compare_rounds(seed, nr, file);
 	fuzz(seed, nr);
 }

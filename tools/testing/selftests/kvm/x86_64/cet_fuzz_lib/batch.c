@@ -5,7 +5,7 @@
  */
 #include "cet_fuzz.h"
 
-static void add_xrstors(struct guest_op *op)
+static void add_xrstors(const struct model *m, struct guest_op *op)
 {
 	int i;
 
@@ -16,6 +16,8 @@ static void add_xrstors(struct guest_op *op)
 	 * have only values that are legal on some vCPU.
 	 */
 	op->data[0] = fuzz_valid_ctl(&model_both);
+	if (fuzz_known(model_msr_differs(m, MSR_IA32_U_CET, op->data[0], true)))
+		op->data[0] = 0;
 	for (i = 1; i < CET_NR_XSAVE_MSRS; i++) {
 		op->data[i] = fuzz_ssp(0);
 		if (!model_valid_ssp_msr(op->data[i]))
@@ -135,6 +137,7 @@ static void check_op(const struct guest_op *op, const struct guest_op *want, int
 	const char *name = guest_op_names[op->kind];
 	int i;
 
+	fuzz_see(name, op->vector);
 	FUZZ_ASSERT(op->vector == want->vector,
 		    "Operation %d of the guest, %s 0x%x 0x%lx: vector %u (0x%lx), not %u",
 		    nr, name, op->index, op->val, op->vector, op->data[0], want->vector);
@@ -149,6 +152,7 @@ static void check_op(const struct guest_op *op, const struct guest_op *want, int
 		break;
 	case GUEST_XSAVES:
 		/* A component in its init state need not be written. */
+		fuzz_see_bytes("image", op->data, sizeof(op->data));
 		for (i = 0; i < CET_NR_XSAVE_MSRS; i++)
 			FUZZ_ASSERT(op->data[i] == want->data[i],
 				    "Operation %d of the guest, %s 0x%x: 0x%lx, not 0x%lx",
@@ -157,6 +161,7 @@ static void check_op(const struct guest_op *op, const struct guest_op *want, int
 	case GUEST_XRSTORS:
 		return;
 	case GUEST_PAYLOAD:
+		fuzz_see("error code", op->data[0]);
 		FUZZ_ASSERT(!op->vector || op->data[0] == want->data[0],
 			    "Operation %d of the guest, %s 0x%x: error code %lu, not %lu",
 			    nr, name, op->index, op->data[0], want->data[0]);
@@ -164,6 +169,7 @@ static void check_op(const struct guest_op *op, const struct guest_op *want, int
 			return;
 		break;
 	}
+	fuzz_see("result", op->ret);
 	FUZZ_ASSERT(op->ret == want->ret,
 		    "Operation %d of the guest, %s 0x%x: 0x%lx, not 0x%lx", nr, name,
 		    op->index, op->ret, want->ret);
@@ -188,12 +194,13 @@ void fuzz_prepare_ops(struct fuzz_vcpu *v, int nr)
 	};
 	struct model *m = &v->model;
 	struct guest_op *op;
-	int i;
+	int i, part;
 
 	ssp_moves = false;
-	v->box->nr_ops = nr;
 	model_endbr(m);
-	for (i = 0; i < nr; i++) {
+	for (i = 0, part = 1; part <= nr; part++) {
+		if (!fuzz_begin_part(part))
+			continue;
 		op = &v->box->ops[i];
 		memset(op, 0, sizeof(*op));
 		op->kind = fuzz_pick(kinds);
@@ -201,9 +208,14 @@ void fuzz_prepare_ops(struct fuzz_vcpu *v, int nr)
 		case GUEST_WRMSR:
 			op->index = fuzz_msr();
 			op->val = fuzz_msr_value(m, op->index);
+			if (fuzz_known(model_msr_differs(m, op->index, op->val, false)))
+				op->val = 0;
 			break;
 		case GUEST_RDMSR:
 			op->index = fuzz_msr();
+			if (op->index == MSR_IA32_INT_SSP_TAB && !m->lm &&
+			    fuzz_known(TABLE_WITHOUT_LM))
+				op->index = MSR_IA32_PL3_SSP;
 			break;
 		case GUEST_MOV_CR0:
 			/* WP alone does not exit, AM does. */
@@ -217,7 +229,7 @@ void fuzz_prepare_ops(struct fuzz_vcpu *v, int nr)
 			op->index = fuzz_random() & XFEATURE_MASK_CET;
 			break;
 		case GUEST_XRSTORS:
-			add_xrstors(op);
+			add_xrstors(m, op);
 			break;
 		case GUEST_PAYLOAD:
 			add_payload(v, op);
@@ -230,7 +242,10 @@ void fuzz_prepare_ops(struct fuzz_vcpu *v, int nr)
 		fuzz_record(v, guest_op_names[op->kind], op->index, op->val);
 		wanted[i] = *op;
 		wanted[i].vector = apply(m, op, &wanted[i]);
+		i++;
 	}
+	v->box->nr_ops = i;
+	fuzz_begin_part(0);
 	/* S_CET is written back, and ENDBR64 follows. */
 	model_endbr(m);
 }

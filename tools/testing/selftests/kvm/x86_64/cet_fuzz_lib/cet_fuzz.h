@@ -17,6 +17,33 @@
 #include "cet.h"
 
 /*
+ * How mainline, or the unpatched kernel, differs from the series, as far as the
+ * fuzzer comes across it.  compare.c has the names.
+ */
+enum fuzz_difference {
+	SAME,
+	NO_CET_U,
+	XSS_ALONE,
+	XSS_KEPT,
+	BITMAP_BASE,
+	NOT_CANONICAL,
+	U_CET_OTHER,
+	WRMSR_OTHER,
+	TABLE_WITHOUT_LM,
+	WIDE_SSP,
+	SREGS_WITHOUT_WP,
+	SSP_AS_MSR,
+	VMCS12_FIELDS,
+	VMCS12_SSP,
+	FAILED_ENTRY,
+	SMI_IN_L2,
+	FORCED_EXIT,
+	STALE_FIELDS,
+	CPUID_IN_L2,
+	NR_DIFFERENCES,
+};
+
+/*
  * A vCPU as it has to be by the rules of the architecture and of KVM's API.
  * The model implements these rules independently of KVM.
  */
@@ -60,6 +87,8 @@ bool model_canonical(uint64_t val);
 bool model_has_cet(const struct model *m);
 /* Does user space see SSP? */
 bool model_has_ssp(const struct model *m);
+/* Would KVM take shadow stacks away? */
+bool model_hides_shstk(uint32_t cpuid);
 bool model_valid_ctl(const struct model *m, uint64_t val);
 /* For IA32_PLx_SSP, and for SSP itself, which has one more bit */
 bool model_valid_ssp_msr(uint64_t val);
@@ -72,6 +101,13 @@ bool model_valid_ssp(uint64_t val);
  */
 bool model_set_msr(struct model *m, uint32_t msr, uint64_t val, bool host);
 bool model_get_msr(const struct model *m, uint32_t msr, bool host, uint64_t *val);
+
+/*
+ * Does mainline take another decision than the series, when user space or a
+ * guest writes an MSR?
+ */
+enum fuzz_difference model_msr_differs(const struct model *m, uint32_t msr,
+				       uint64_t val, bool host);
 
 /* Are the two registers legal together? */
 bool model_valid_crs(const struct model *m, uint64_t cr0, uint64_t cr4);
@@ -208,7 +244,15 @@ struct fuzz_vcpu {
 	struct model model;
 };
 
-/* The round's random numbers; below() gives one that is less than @n. */
+/*
+ * A round consists of steps, and some steps of parts.  Each has random numbers
+ * of its own, and can be left out.
+ */
+#define FUZZ_PARTS		64
+/* Begin a part; returns whether it is wanted. */
+bool fuzz_begin_part(int part);
+
+/* The part's random numbers; below() gives one that is less than @n. */
 uint64_t fuzz_random(void);
 uint64_t fuzz_below(uint64_t n);
 #define fuzz_pick(array)	((array)[fuzz_below(ARRAY_SIZE(array))])
@@ -234,6 +278,47 @@ do {									\
 	if (!(cond))							\
 		fuzz_fail(fmt, ##args);					\
 } while (0)
+
+/*
+ * compare.c: two kernels do the same, and what the host sees of that has to be
+ * the same.  Where mainline is known to differ, the fuzzer does something else
+ * in comparisons, or undoes what it did.
+ */
+extern bool fuzz_compare;
+/* Neither KVM knows CET. */
+extern bool fuzz_hidden;
+/* What the host sees; @what is for people. */
+void fuzz_see(const char *what, uint64_t val);
+void fuzz_see_bytes(const char *what, const void *data, size_t size);
+/* The return value of an ioctl, and errno */
+void fuzz_see_ioctl(const char *what, int r);
+/* A snapshot of all that user space can read */
+void fuzz_see_all(struct fuzz_vcpu *v);
+/* Is this a comparison, and a difference that it knows of? */
+bool fuzz_known(enum fuzz_difference difference);
+/* Whether KVM accepted what mainline does not, or the other way round */
+void fuzz_tried(enum fuzz_difference difference, bool accepted);
+void fuzz_see_operation(struct fuzz_vcpu *v, int unit, const char *what,
+			uint64_t a, uint64_t b);
+void __noreturn fuzz_compare_failed(const char *text);
+
+/* The units of a round that are wanted, in order; none stands for all. */
+struct fuzz_units {
+	uint64_t seed;
+	int nr;
+	int units[1 << 14];
+};
+
+/*
+ * Print a line for each round, until @nr operations are done, or for each line
+ * of @file, which has a seed and the units of its round that are wanted.
+ */
+void __noreturn fuzz_compare_rounds(uint64_t seed, uint64_t nr, const char *file);
+/* In comparisons, print all that is seen.  The name is not known any more. */
+extern bool fuzz_verbose;
+bool fuzz_treat_as_unknown(const char *name);
+/* cet_fuzz.c: a round; returns the number of its operations. */
+uint64_t fuzz_do_round(const struct fuzz_units *units, uint64_t nr);
 
 /* The ID of one more vCPU of the VM, -1 if there are enough */
 int fuzz_new_vcpu_id(void);

@@ -22,16 +22,17 @@ static void read_msrs(struct fuzz_vcpu *v, uint64_t *vals)
 	struct {
 		struct kvm_msrs header;
 		struct kvm_msr_entry entries[CET_NR_MSRS + 1];
-	} list = { .header.nmsrs = CET_NR_MSRS + 1 };
-	int i, n;
+	} list = {};
+	int i, n, first = fuzz_hidden ? CET_NR_MSRS : 0;
 
-	for (i = 0; i < CET_NR_MSRS; i++)
-		list.entries[i].index = cet_msrs[i];
-	list.entries[i].index = MSR_IA32_XSS;
+	for (i = first; i < CET_NR_MSRS; i++)
+		list.entries[i - first].index = cet_msrs[i];
+	list.entries[i - first].index = MSR_IA32_XSS;
+	list.header.nmsrs = CET_NR_MSRS + 1 - first;
 	n = __vcpu_ioctl(v->vcpu, KVM_GET_MSRS, &list.header);
-	FUZZ_ASSERT(n == CET_NR_MSRS + 1, "KVM_GET_MSRS of all MSRs returned %d", n);
-	for (i = 0; i <= CET_NR_MSRS; i++)
-		vals[i] = list.entries[i].data;
+	FUZZ_ASSERT(n == list.header.nmsrs, "KVM_GET_MSRS of all MSRs returned %d", n);
+	for (i = first; i <= CET_NR_MSRS; i++)
+		vals[i] = list.entries[i - first].data;
 }
 
 void fuzz_take_snapshot(struct fuzz_vcpu *v, struct snapshot *s)
@@ -53,20 +54,45 @@ void fuzz_check(struct fuzz_vcpu *v)
 	int i, r;
 
 	read_msrs(v, vals);
-	for (i = 0; i < CET_NR_MSRS; i++) {
+	for (i = 0; i < CET_NR_MSRS && !fuzz_hidden; i++) {
 		model_get_msr(&v->model, cet_msrs[i], true, &val);
+		if (!v->model.lm && i == INT_SSP_TAB && fuzz_known(TABLE_WITHOUT_LM))
+			continue;
+		fuzz_see(cet_msr_name(cet_msrs[i]), vals[i]);
 		FUZZ_ASSERT(vals[i] == val, "vCPU %u has %s = 0x%lx, not 0x%lx",
 			    v->vcpu->id, cet_msr_name(cet_msrs[i]), vals[i], val);
 	}
+	i = CET_NR_MSRS;
+	fuzz_see("XSS", vals[i]);
 	FUZZ_ASSERT(vals[i] == v->model.xss, "vCPU %u has XSS = 0x%lx, not 0x%lx",
 		    v->vcpu->id, vals[i], v->model.xss);
+	if (fuzz_hidden || (v->model.hides_shstk && fuzz_known(NO_CET_U)))
+		return;
 
+	ssp = 0;
 	r = ssp_get(v, &ssp);
+	fuzz_see("errno of SSP", r);
+	fuzz_see("SSP", ssp);
 	FUZZ_ASSERT(r == (model_has_ssp(&v->model) ? 0 : EINVAL),
 		    "KVM_GET_ONE_REG of SSP: errno %d", r);
 	val = v->model.shstk ? v->model.ssp : 0;
 	FUZZ_ASSERT(r || ssp == val, "vCPU %u has SSP = 0x%lx, not 0x%lx",
 		    v->vcpu->id, ssp, val);
+}
+
+void fuzz_see_all(struct fuzz_vcpu *v)
+{
+	static struct snapshot s;
+
+	fuzz_take_snapshot(v, &s);
+	fuzz_see_bytes("KVM_GET_SREGS2", &s.sregs, sizeof(s.sregs));
+	fuzz_see_bytes("KVM_GET_REGS", &s.regs, sizeof(s.regs));
+	/* Otherwise, it is the last one that was not the CPU's own. */
+	if (!s.events.exception.injected && !s.events.exception.pending)
+		memset(&s.events.exception, 0, sizeof(s.events.exception));
+	fuzz_see_bytes("KVM_GET_VCPU_EVENTS", &s.events, sizeof(s.events));
+	fuzz_see("KVM_GET_MP_STATE", s.mp_state.mp_state);
+	fuzz_see_bytes("KVM_GET_XSAVE", &s.xsave, sizeof(s.xsave));
 }
 
 void fuzz_check_crs(struct fuzz_vcpu *v, uint64_t cr0, uint64_t cr4)

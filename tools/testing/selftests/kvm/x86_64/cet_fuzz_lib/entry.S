@@ -36,6 +36,15 @@
 100:
 .endm
 
+.macro FORGET_SCRATCH_REGISTERS
+	xor	%esi, %esi
+	xor	%edi, %edi
+	xor	%r8d, %r8d
+	xor	%r9d, %r9d
+	xor	%r10d, %r10d
+	xor	%r11d, %r11d
+.endm
+
 /*
  * void fuzz_entry(struct mailbox *box): all that runs with S_CET in effect does
  * not touch the shadow stack, and begins with ENDBR64 after whatever can make
@@ -61,6 +70,11 @@ fuzz_entry:
 	wrmsr
 	endbr64
 3:
+	/* User space compares what is in registers. */
+	xor	%eax, %eax
+	xor	%ecx, %ecx
+	xor	%edx, %edx
+	FORGET_SCRATCH_REGISTERS
 	out	%al, $FUZZ_PORT
 	endbr64
 	jmp	1b
@@ -162,6 +176,7 @@ fuzz_vmlaunch:
 fuzz_l2:
 	endbr64
 	READ_S_CET NESTED_HAS_CET(%rbx), NESTED_L2_S_CET(%rbx)
+	FORGET_SCRATCH_REGISTERS
 	out	%al, $FUZZ_L2_PORT
 	endbr64
 	READ_S_CET NESTED_HAS_CET(%rbx), NESTED_L2_S_CET+8(%rbx)

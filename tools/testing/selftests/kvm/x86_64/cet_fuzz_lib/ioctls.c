@@ -15,6 +15,7 @@
 static void check_result(struct fuzz_vcpu *v, const char *what, bool accepted,
 			 bool expected)
 {
+	fuzz_see(what, accepted);
 	FUZZ_ASSERT(accepted == expected, "KVM has %s %s",
 		    accepted ? "accepted" : "refused", what);
 	if (expected)
@@ -23,11 +24,48 @@ static void check_result(struct fuzz_vcpu *v, const char *what, bool accepted,
 		fuzz_check_refusal(v);
 }
 
+static int set_msr_or_reg(struct fuzz_vcpu *v, uint32_t msr, uint64_t val, bool is_reg)
+{
+	return is_reg ? !__vcpu_set_reg(v->vcpu, KVM_X86_REG_MSR(msr), val) :
+			_vcpu_set_msr(v->vcpu, msr, val) == 1;
+}
+
+/* Whether mainline differs, and it was tried and undone, or can't be. */
+static bool try_msr(struct fuzz_vcpu *v, uint32_t msr, uint64_t val, bool is_reg)
+{
+	enum fuzz_difference differs = model_msr_differs(&v->model, msr, val, true);
+	struct model next = v->model;
+	uint64_t old;
+	bool ok;
+
+	if (!fuzz_known(differs))
+		return false;
+	/* Mainline complains of the first one, and accepts the second one in vain. */
+	if ((differs == NOT_CANONICAL && msr == MSR_IA32_U_CET) || differs == XSS_KEPT)
+		return true;
+	/* CPUID may have made the present value illegal. */
+	model_get_msr(&v->model, msr, true, &old);
+	if (!model_set_msr(&next, msr, old, true) ||
+	    model_msr_differs(&v->model, msr, old, true) != SAME)
+		return true;
+
+	fuzz_record(v, is_reg ? "KVM_SET_ONE_REG, undone" : "KVM_SET_MSRS, undone",
+		    msr, val);
+	ok = set_msr_or_reg(v, msr, val, is_reg);
+	fuzz_tried(differs, ok);
+	if (ok)
+		cet_set_msr(v->vcpu, msr, old);
+	fuzz_check(v);
+	return true;
+}
+
 void fuzz_set_msr(struct fuzz_vcpu *v, uint32_t msr, uint64_t val)
 {
 	struct model next = v->model;
 	bool ok = model_set_msr(&next, msr, val, true);
 
+	if (try_msr(v, msr, val, false))
+		return;
 	fuzz_record(v, "KVM_SET_MSRS", msr, val);
 	if (!ok)
 		fuzz_before_refusal(v);
@@ -42,16 +80,30 @@ static void op_set_msr(struct fuzz_vcpu *v)
 	fuzz_set_msr(v, msr, fuzz_msr_value(&v->model, msr));
 }
 
+static bool lacks_table(const struct model *m, uint32_t msr)
+{
+	return msr == MSR_IA32_INT_SSP_TAB && !m->lm && fuzz_known(TABLE_WITHOUT_LM);
+}
+
 static void op_get_msr(struct fuzz_vcpu *v)
 {
 	uint32_t msr = fuzz_msr();
 	uint64_t want, val = 0;
 	bool ok = model_get_msr(&v->model, msr, true, &want);
 
+	if (lacks_table(&v->model, msr))
+		return;
 	fuzz_record(v, "KVM_GET_MSRS", msr, 0);
 	FUZZ_ASSERT(cet_get_msr(v->vcpu, msr, &val) == ok, "KVM %s MSR 0x%x",
 		    ok ? "lacks" : "has", msr);
+	fuzz_see("value", val);
 	FUZZ_ASSERT(!ok || val == want, "MSR 0x%x is 0x%lx, not 0x%lx", msr, val, want);
+}
+
+/* A value that both kernels treat alike */
+static uint64_t replacement(uint32_t msr)
+{
+	return msr == MSR_IA32_XSS ? BIT_ULL(63) : 0;
 }
 
 /* KVM stops at the first that it refuses. */
@@ -66,6 +118,9 @@ static void op_set_msr_list(struct fuzz_vcpu *v)
 	for (i = 0; i < list.header.nmsrs; i++) {
 		list.entries[i].index = fuzz_msr();
 		list.entries[i].data = fuzz_msr_value(&v->model, list.entries[i].index);
+		if (fuzz_known(model_msr_differs(&v->model, list.entries[i].index,
+						 list.entries[i].data, true)))
+			list.entries[i].data = replacement(list.entries[i].index);
 		fuzz_record(v, "KVM_SET_MSRS, list", list.entries[i].index,
 			    list.entries[i].data);
 		if (want < 0 && !model_set_msr(&v->model, list.entries[i].index,
@@ -75,6 +130,7 @@ static void op_set_msr_list(struct fuzz_vcpu *v)
 	if (want < 0)
 		want = i;
 	n = __vcpu_ioctl(v->vcpu, KVM_SET_MSRS, &list.header);
+	fuzz_see("MSRs set", n);
 	FUZZ_ASSERT(n == want, "KVM_SET_MSRS has set %d of %d MSRs, not %d", n, i, want);
 	fuzz_check(v);
 }
@@ -103,6 +159,25 @@ static bool is_register(const struct model *m, uint64_t id)
 	return id >> 32 == 0x20300002 || (id == 0x2030000300000000 && model_has_ssp(m));
 }
 
+static bool try_ssp(struct fuzz_vcpu *v, uint64_t val)
+{
+	bool ok;
+
+	if (v->model.hides_shstk && fuzz_known(NO_CET_U))
+		return true;
+	if (!v->model.shstk || model_canonical(val) || !model_valid_ssp(val) ||
+	    !fuzz_known(WIDE_SSP))
+		return false;
+
+	fuzz_record(v, "KVM_SET_ONE_REG, undone", SSP_ID, val);
+	ok = !__vcpu_set_reg(v->vcpu, SSP_ID, val);
+	fuzz_tried(WIDE_SSP, ok);
+	if (ok)
+		vcpu_set_reg(v->vcpu, SSP_ID, v->model.ssp);
+	fuzz_check(v);
+	return true;
+}
+
 void fuzz_set_one_reg(struct fuzz_vcpu *v)
 {
 	uint32_t msr = fuzz_msr();
@@ -118,6 +193,12 @@ void fuzz_set_one_reg(struct fuzz_vcpu *v)
 		id ^= BIT_ULL(32 + fuzz_below(32));
 	else if (is_ssp && !fuzz_below(8))
 		id ^= BIT_ULL(fuzz_below(32));
+	if (fuzz_hidden)
+		return;
+	if (id >> 32 == 0x20300002 && try_msr(v, id, val, true))
+		return;
+	if (id == SSP_ID && try_ssp(v, val))
+		return;
 	reg.id = id;
 	want = set_register(&next, id, val) ? 0 : EINVAL;
 	if (!fuzz_below(16)) {
@@ -131,6 +212,7 @@ void fuzz_set_one_reg(struct fuzz_vcpu *v)
 	else
 		v->model = next;
 	r = __vcpu_ioctl(v->vcpu, KVM_SET_ONE_REG, &reg) ? errno : 0;
+	fuzz_see("errno", r);
 	FUZZ_ASSERT(r == want, "KVM_SET_ONE_REG: errno %d, not %d", r, want);
 	check_result(v, "the register", !r, !want);
 }
@@ -148,10 +230,13 @@ static void op_get_one_reg(struct fuzz_vcpu *v)
 	uint64_t val = 0, want = 0;
 	bool ok = model_get_msr(&v->model, msr, true, &want);
 
+	if (fuzz_hidden || lacks_table(&v->model, msr))
+		return;
 	fuzz_record(v, "KVM_GET_ONE_REG", KVM_X86_REG_MSR(msr), 0);
 	FUZZ_ASSERT(!__vcpu_get_reg(v->vcpu, KVM_X86_REG_MSR(msr), &val) == ok,
 		    "KVM %s register 0x%llx", ok ? "lacks" : "has",
 		    KVM_X86_REG_MSR(msr));
+	fuzz_see("value", val);
 	FUZZ_ASSERT(!ok || val == want, "MSR 0x%x is 0x%lx, not 0x%lx", msr, val, want);
 }
 
@@ -189,14 +274,16 @@ static void spoil_sregs(struct kvm_sregs2 *sregs)
 static void op_set_sregs(struct fuzz_vcpu *v)
 {
 	struct model *m = &v->model;
-	bool use_sregs2 = fuzz_below(2), ok;
-	struct kvm_sregs2 sregs;
+	bool use_sregs2 = fuzz_below(2), ok, spoilt = false;
+	struct kvm_sregs2 sregs, before;
 	struct kvm_sregs old;
 	uint64_t bits;
+	bool known;
 	int r;
 
 	vcpu_ioctl(v->vcpu, KVM_GET_SREGS2, &sregs);
 	fuzz_check_crs(v, sregs.cr0, sregs.cr4);
+	before = sregs;
 
 	bits = fuzz_random();
 	if (bits & 1)
@@ -211,16 +298,19 @@ static void op_set_sregs(struct fuzz_vcpu *v)
 	ok = m->lm && model_valid_crs(m, sregs.cr0, sregs.cr4);
 	if (!fuzz_below(6)) {
 		spoil_sregs(&sregs);
-		ok = false;
+		spoilt = true;
 	}
 	if (use_sregs2 && !fuzz_below(8)) {
 		sregs.flags ^= BIT_ULL(fuzz_below(64));
-		ok = false;
+		spoilt = true;
 	}
+	known = m->lm && !spoilt && !ok && model_has_cet(m) &&
+		fuzz_known(SREGS_WITHOUT_WP);
+	ok = ok && !spoilt;
 
 	fuzz_record(v, use_sregs2 ? "KVM_SET_SREGS2: CR0, CR4" :
 				    "KVM_SET_SREGS: CR0, CR4", sregs.cr0, sregs.cr4);
-	if (!ok)
+	if (!ok && !known)
 		fuzz_before_refusal(v);
 	if (use_sregs2) {
 		r = __vcpu_ioctl(v->vcpu, KVM_SET_SREGS2, &sregs);
@@ -232,6 +322,13 @@ static void op_set_sregs(struct fuzz_vcpu *v)
 		old.apic_base = sregs.apic_base;
 		r = _vcpu_sregs_set(v->vcpu, &old);
 	}
+	if (known) {
+		fuzz_tried(SREGS_WITHOUT_WP, !r);
+		vcpu_ioctl(v->vcpu, KVM_SET_SREGS2, &before);
+		fuzz_check(v);
+		return;
+	}
+	fuzz_see_ioctl("the control registers", r);
 	if (ok) {
 		m->cr0 = sregs.cr0;
 		m->cr4 = sregs.cr4;
@@ -268,6 +365,7 @@ static void op_set_events(struct fuzz_vcpu *v)
 	if (!ok)
 		fuzz_before_refusal(v);
 	r = __vcpu_ioctl(v->vcpu, KVM_SET_VCPU_EVENTS, &events);
+	fuzz_see_ioctl("the exception", r);
 	check_result(v, "the exception", !r, ok);
 	if (!ok)
 		return;
@@ -275,6 +373,7 @@ static void op_set_events(struct fuzz_vcpu *v)
 	/* #BP and #OF are not reported: the instruction is to be run again. */
 	soft = events.exception.nr == BP_VECTOR || events.exception.nr == OF_VECTOR;
 	vcpu_events_get(v->vcpu, &got);
+	fuzz_see_bytes("KVM_GET_VCPU_EVENTS", &got, sizeof(got));
 	FUZZ_ASSERT(got.exception.injected == (soft ? 0 : events.exception.injected),
 		    "KVM_GET_VCPU_EVENTS has injected = %d", got.exception.injected);
 	FUZZ_ASSERT(got.exception.nr == events.exception.nr &&
@@ -316,6 +415,7 @@ static void op_set_xsave(struct fuzz_vcpu *v)
 	if (!ok)
 		fuzz_before_refusal(v);
 	r = __vcpu_ioctl(v->vcpu, KVM_SET_XSAVE, &xsave);
+	fuzz_see_ioctl("the XSAVE image", r);
 	check_result(v, "the XSAVE image", !r, ok);
 }
 
@@ -353,7 +453,7 @@ static void fill_cpuid(struct kvm_cpuid2 *cpuid, uint32_t bits)
 	cpuid->nent = to - cpuid->entries;
 }
 
-static uint32_t random_cpuid(const struct model *m)
+static uint32_t random_shape(const struct model *m)
 {
 	uint32_t bits = CPUID_ALL;
 
@@ -373,19 +473,38 @@ static uint32_t random_cpuid(const struct model *m)
 	return bits;
 }
 
+static uint32_t random_cpuid(const struct model *m)
+{
+	uint32_t bits = random_shape(m);
+
+	if (fuzz_hidden)
+		bits &= CPUID_LM | CPUID_XSAVES | CPUID_SUB_LEAF_1;
+	if ((bits & CPUID_SHSTK) && model_hides_shstk(bits) && fuzz_known(NO_CET_U))
+		bits &= ~CPUID_SHSTK;
+	return bits;
+}
+
 void fuzz_set_cpuid(struct fuzz_vcpu *v)
 {
 	struct kvm_vcpu *vcpu = v->vcpu;
 	uint32_t bits = random_cpuid(&v->model);
-	bool ok = model_set_cpuid(&v->model, bits);
+	bool ok;
 	int r;
 
+	if (v->model.in_l2 && fuzz_known(CPUID_IN_L2))
+		return;
+	/* L1 would find these in vmcs12, though it can't see them elsewhere. */
+	if (v->nested && !(bits & CPUID_SHSTK) &&
+	    (v->model.msrs[INT_SSP_TAB] || v->model.ssp) && fuzz_known(VMCS12_SSP))
+		return;
+	ok = model_set_cpuid(&v->model, bits);
 	fuzz_record(v, "KVM_SET_CPUID2: SHSTK 1, IBT 2, LM 4, 0xD...; has", bits,
 		    v->model.cpuid);
 	if (!ok)
 		fuzz_before_refusal(v);
 	fill_cpuid(vcpu->cpuid, bits);
 	r = __vcpu_set_cpuid(vcpu);
+	fuzz_see_ioctl("the CPUID", r);
 	if (r) {
 		vcpu->cpuid->nent = kvm_get_supported_cpuid()->nent;
 		vcpu_ioctl(vcpu, KVM_GET_CPUID2, vcpu->cpuid);
@@ -436,6 +555,8 @@ static void op_set_vmx_ctl(struct fuzz_vcpu *v)
 static bool can_restore(const struct model *m)
 {
 	/* These may have become illegal by a later change of CPUID. */
+	if (fuzz_known(model_msr_differs(m, MSR_IA32_U_CET, m->msrs[U_CET], true)))
+		return false;
 	return m->lm && model_valid_crs(m, m->cr0, m->cr4) &&
 	       (!model_has_cet(m) || model_valid_ctl(m, m->msrs[S_CET])) &&
 	       !(m->xss & ~m->xss_mask);
@@ -476,9 +597,9 @@ static void op_restore(struct fuzz_vcpu *v)
 			break;
 		}
 	}
-	for (i = 0; i < CET_NR_MSRS; i++)
+	for (i = 0; i < CET_NR_MSRS && !fuzz_hidden; i++)
 		cet_set_msr(v->vcpu, cet_msrs[i], s.msrs[i]);
-	cet_set_msr(v->vcpu, MSR_IA32_XSS, s.msrs[i]);
+	cet_set_msr(v->vcpu, MSR_IA32_XSS, s.msrs[CET_NR_MSRS]);
 	fuzz_check(v);
 }
 
@@ -492,6 +613,8 @@ static void op_move(struct fuzz_vcpu *v)
 	int id;
 
 	if (!can_restore(&v->model))
+		return;
+	if (v->model.in_l2 && v->box->nested.nr_msrs && fuzz_known(FORCED_EXIT))
 		return;
 	id = fuzz_new_vcpu_id();
 	if (id < 0)

@@ -6,6 +6,7 @@
 
 /* 5:0 are the controls, 10 is SUPPRESS, 11 is TRACKER, 63:12 is an address. */
 #define CTL_RESERVED		0x3c0ull
+#define CTL_BITMAP_LOW		0x3000ull
 #define CTL_OF_SHSTK		0x3ull
 #define CTL_SUPPRESS		BIT_ULL(10)
 #define CTL_TRACKER		BIT_ULL(11)
@@ -40,7 +41,7 @@ bool model_has_cet(const struct model *m)
 
 bool model_has_ssp(const struct model *m)
 {
-	return m->shstk || m->hides_shstk;
+	return (m->shstk || m->hides_shstk) && !fuzz_hidden;
 }
 
 bool model_valid_ctl(const struct model *m, uint64_t val)
@@ -77,6 +78,12 @@ static int msr_position(uint32_t msr)
 	return -1;
 }
 
+static uint64_t xss_of_cpuid(uint32_t cpuid)
+{
+	return (cpuid & CPUID_XSS_11 ? XFEATURE_MASK_CET_USER : 0) |
+	       (cpuid & CPUID_XSS_12 ? XFEATURE_MASK_CET_KERNEL : 0);
+}
+
 static bool has_msr(const struct model *m, int i)
 {
 	switch (i) {
@@ -103,8 +110,8 @@ bool model_set_msr(struct model *m, uint32_t msr, uint64_t val, bool host)
 		return true;
 	}
 
-	/* No MSR of those that the fuzzer knows */
-	if (i < 0)
+	/* No MSR of those that the fuzzer knows, or that KVM knows */
+	if (i < 0 || fuzz_hidden)
 		return false;
 
 	/* User space may write 0 if KVM has the MSR, but the vCPU doesn't. */
@@ -142,10 +149,48 @@ bool model_get_msr(const struct model *m, uint32_t msr, bool host, uint64_t *val
 		*val = m->xss;
 		return host || m->xsaves;
 	}
-	if (i < 0)
+	if (i < 0 || fuzz_hidden)
 		return false;
 	*val = has_msr(m, i) ? m->msrs[i] : 0;
 	return host || has_msr(m, i);
+}
+
+/* Mainline's rules for U_CET and S_CET, apart from which bits the vCPU has */
+static bool mainline_valid_ctl(uint64_t val)
+{
+	return !(val & (CTL_RESERVED | CTL_BITMAP_LOW)) &&
+	       (val & (CTL_SUPPRESS | CTL_TRACKER)) != (CTL_SUPPRESS | CTL_TRACKER);
+}
+
+enum fuzz_difference model_msr_differs(const struct model *m, uint32_t msr,
+				       uint64_t val, bool host)
+{
+	struct model next = *m;
+	bool ok = model_set_msr(&next, msr, val, host);
+
+	switch (msr) {
+	case MSR_IA32_XSS:
+		if (ok && !m->xsaves && m->xss)
+			return XSS_KEPT;
+		return !ok && m->xsaves && !(val & ~xss_of_cpuid(m->cpuid)) ?
+		       XSS_ALONE : SAME;
+	case MSR_IA32_U_CET:
+	case MSR_IA32_S_CET:
+		break;
+	default:
+		return SAME;
+	}
+	if (!model_has_cet(m))
+		return SAME;
+
+	/* What a guest has written needs to be restored. */
+	if (ok && (val & CTL_BITMAP_LOW))
+		return BITMAP_BASE;
+	if (!host)
+		return ok == model_valid_ctl(&model_both, val) ? SAME : WRMSR_OTHER;
+	if ((!m->shstk && (val & CTL_OF_SHSTK)) || (!m->ibt && (val & ~CTL_OF_SHSTK)))
+		return ok ? U_CET_OTHER : SAME;
+	return !ok && mainline_valid_ctl(val) ? NOT_CANONICAL : SAME;
 }
 
 bool model_valid_crs(const struct model *m, uint64_t cr0, uint64_t cr4)
@@ -155,17 +200,30 @@ bool model_valid_crs(const struct model *m, uint64_t cr0, uint64_t cr4)
 	return model_has_cet(m) && (cr0 & X86_CR0_WP);
 }
 
-bool model_set_cpuid(struct model *m, uint32_t cpuid)
+/* Without the sub-leaf, its bits are 0. */
+static uint32_t seen_cpuid(uint32_t cpuid)
 {
-	uint32_t needed = CPUID_XSAVES | CPUID_XSS_11 | CPUID_SUB_LEAF_11;
-	bool hides_shstk;
-
 	if (!(cpuid & CPUID_SUB_LEAF_1))
 		cpuid &= ~(CPUID_XSAVES | CPUID_XSS_11 | CPUID_XSS_12);
-	/* No CPU has shadow stacks that can't be switched. */
+	return cpuid;
+}
+
+/* No CPU has shadow stacks that can't be switched. */
+bool model_hides_shstk(uint32_t cpuid)
+{
+	uint32_t needed = CPUID_XSAVES | CPUID_XSS_11 | CPUID_SUB_LEAF_11;
+
+	cpuid = seen_cpuid(cpuid);
 	if (cpuid & CPUID_XSS_12)
 		needed |= CPUID_SUB_LEAF_12;
-	hides_shstk = (cpuid & needed) != needed;
+	return (cpuid & needed) != needed;
+}
+
+bool model_set_cpuid(struct model *m, uint32_t cpuid)
+{
+	bool hides_shstk = model_hides_shstk(cpuid);
+
+	cpuid = seen_cpuid(cpuid);
 	if (hides_shstk)
 		cpuid &= ~CPUID_SHSTK;
 
@@ -178,13 +236,7 @@ bool model_set_cpuid(struct model *m, uint32_t cpuid)
 	m->ibt = cpuid & CPUID_IBT;
 	m->lm = cpuid & CPUID_LM;
 	m->xsaves = cpuid & CPUID_XSAVES;
-	m->xss_mask = 0;
-	if (m->xsaves && model_has_cet(m)) {
-		if (cpuid & CPUID_XSS_11)
-			m->xss_mask |= XFEATURE_MASK_CET_USER;
-		if (cpuid & CPUID_XSS_12)
-			m->xss_mask |= XFEATURE_MASK_CET_KERNEL;
-	}
+	m->xss_mask = m->xsaves && model_has_cet(m) ? xss_of_cpuid(cpuid) : 0;
 	return true;
 }
 

@@ -81,7 +81,7 @@ void fuzz_nested(struct mailbox *box)
 	read_cet(FIELD_GUEST_CET, &nested->saved);
 }
 
-static void randomize(const struct model *m, struct vmcs_cet *cet)
+static void randomize_all(const struct model *m, struct vmcs_cet *cet)
 {
 	/* All are right, or one is wrong. */
 	cet->s_cet = fuzz_valid_ctl(m);
@@ -105,6 +105,19 @@ static void randomize(const struct model *m, struct vmcs_cet *cet)
 		cet->ssp_tbl = fuzz_value(cet->ssp_tbl);
 		break;
 	}
+}
+
+static void randomize(const struct model *m, struct vmcs_cet *cet)
+{
+	randomize_all(m, cet);
+	if (fuzz_known(model_msr_differs(m, MSR_IA32_S_CET, cet->s_cet, true)))
+		cet->s_cet = 0;
+	if (!m->shstk && (cet->ssp || cet->ssp_tbl) && fuzz_known(VMCS12_SSP)) {
+		cet->ssp = 0;
+		cet->ssp_tbl = 0;
+	}
+	if (!model_canonical(cet->ssp) && model_valid_ssp(cet->ssp) && fuzz_known(WIDE_SSP))
+		cet->ssp = 0;
 }
 
 /* The rules for both host and guest, except for the range of SSP */
@@ -180,6 +193,11 @@ static struct vmcs12_cet *get_nested_state(struct fuzz_vcpu *v)
 	memset(&state, 0, sizeof(state));
 	state.header.size = sizeof(state);
 	vcpu_nested_state_get(v->vcpu, &state.header);
+	fuzz_see("nested flags", state.header.flags);
+	if ((m->entry_ctl && m->exit_ctl) || !fuzz_known(VMCS12_FIELDS)) {
+		fuzz_see_bytes("L1 in vmcs12", &vmcs12->host, sizeof(vmcs12->host));
+		fuzz_see_bytes("L2 in vmcs12", &vmcs12->guest, sizeof(vmcs12->guest));
+	}
 	FUZZ_ASSERT(state.header.flags & KVM_STATE_NESTED_GUEST_MODE,
 		    "KVM_GET_NESTED_STATE has flags 0x%x in L2", state.header.flags);
 	FUZZ_ASSERT(!model_has_cet(m) || !memcmp(&vmcs12->guest, &(struct vmcs_cet) {
@@ -229,6 +247,7 @@ static void set_nested_state(struct fuzz_vcpu *v)
 	next.host = vmcs12->host;
 	ok = is_valid_host(m, &next) && is_valid_guest(m, &next);
 	r = __vcpu_ioctl(v->vcpu, KVM_SET_NESTED_STATE, &state.header);
+	fuzz_see_ioctl("the nested state", r);
 	FUZZ_ASSERT(!r == ok, "KVM has %s the nested state", r ? "refused" : "accepted");
 	if (!ok) {
 		leave_l2(v);
@@ -276,13 +295,14 @@ static void leave_by_smm(struct fuzz_vcpu *v)
 static void do_l2(struct fuzz_vcpu *v)
 {
 	struct model *m = &v->model;
+	bool smi_loads;
 	int i;
 
 	m->in_l2 = true;
 	fuzz_check(v);
 	for (i = fuzz_below(4); i; i--)
 		fuzz_ioctl_in_l2(v);
-	switch (fuzz_below(8)) {
+	switch (v->box->nested.nr_msrs && fuzz_known(FORCED_EXIT) ? 7 : fuzz_below(8)) {
 	case 0:
 	case 1:
 	case 2:
@@ -298,13 +318,16 @@ static void do_l2(struct fuzz_vcpu *v)
 	for (i = fuzz_below(3); m->in_l2 && i; i--)
 		fuzz_ioctl_in_l2(v);
 	FUZZ_ASSERT(fuzz_can_run(v), "The model is wrong");
-	if (!fuzz_below(4))
+	smi_loads = !v->box->nested.forced &&
+		    (v->box->nested.exit_loads || v->box->nested.nr_msrs);
+	if (!fuzz_below(4) && !(smi_loads && fuzz_known(SMI_IN_L2)))
 		fuzz_smi(v, false);
 	m->in_l2 = false;
 }
 
 static void check_s_cet(struct fuzz_vcpu *v, const char *who, uint64_t s_cet)
 {
+	fuzz_see(who, s_cet);
 	FUZZ_ASSERT(!model_has_cet(&v->model) || s_cet == v->model.msrs[S_CET],
 		    "%s has S_CET = 0x%lx, not 0x%lx", who, s_cet,
 		    v->model.msrs[S_CET]);
@@ -325,6 +348,8 @@ static void randomize_list(struct fuzz_vcpu *v, struct nested_op *n)
 
 	n->msr.index = fuzz_pick(cet_msrs);
 	n->msr.val = fuzz_msr_value(&next, n->msr.index);
+	if (fuzz_known(model_msr_differs(&next, n->msr.index, n->msr.val, true)))
+		n->msr.val = 0;
 	n->msr_gpa = addr_hva2gpa(v->vcpu->vm, &n->msr);
 	/* Failing to load it would be the end of the VM. */
 	n->nr_msrs = model_set_msr(&next, n->msr.index, n->msr.val, false) &&
@@ -364,6 +389,11 @@ void fuzz_run_nested(struct fuzz_vcpu *v)
 		n->guest.ssp |= 1;
 	randomize(m, &n->host);
 	randomize_list(v, n);
+	if (!n->exit_loads && !is_valid_guest(m, n) && fuzz_known(FAILED_ENTRY)) {
+		n->entry_loads = false;
+		n->guest_cr0 = m->cr0;
+		n->guest_cr4 = m->cr4;
+	}
 	fuzz_record(v, "L1: VMLAUNCH, loading at entry, at exit", n->entry_loads,
 		    n->exit_loads);
 	fuzz_record(v, "... with L2's CR0, CR4", n->guest_cr0, n->guest_cr4);
@@ -423,13 +453,21 @@ void fuzz_run_nested(struct fuzz_vcpu *v)
 		}
 	}
 
-	FUZZ_ASSERT(n->unwritable == missing && n->unreadable == missing,
-		    "L1's VMREAD lacks fields 0x%lx, VMWRITE 0x%lx, not 0x%lx",
-		    n->unreadable, n->unwritable, missing);
+	fuzz_see("VM-instruction error", n->error);
+	fuzz_see("exit reason of L2", n->reason);
+	if (!missing || !fuzz_known(VMCS12_FIELDS)) {
+		fuzz_see_bytes("fields of L2", &n->saved, sizeof(n->saved));
+		FUZZ_ASSERT(n->unwritable == missing && n->unreadable == missing,
+			    "L1's VMREAD lacks fields 0x%lx, VMWRITE 0x%lx, not 0x%lx",
+			    n->unreadable, n->unwritable, missing);
+	}
 	FUZZ_ASSERT(n->error == error && n->reason == reason,
 		    "VMLAUNCH: error %lu, exit reason 0x%lx, not %lu, 0x%lx", n->error,
 		    n->reason, error, reason);
 	m->msrs[S_CET] = s_cet;
 	model_endbr(m);
 	fuzz_check(v);
+	/* L1 couldn't have an L2 again. */
+	if (n->forced && fuzz_known(STALE_FIELDS))
+		fuzz_end_vcpus();
 }

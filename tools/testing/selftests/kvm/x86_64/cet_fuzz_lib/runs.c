@@ -63,8 +63,9 @@ void fuzz_init_vcpu(struct fuzz_vcpu *v, int i)
 					    VM_EXIT_LOAD_CET_STATE),
 	};
 	v->can_load = v->model.entry_ctl && v->model.exit_ctl;
-	model_set_cpuid(&v->model, CPUID_ALL);
-	v->box->has_cet = true;
+	model_set_cpuid(&v->model, fuzz_hidden ? CPUID_LM | CPUID_XSAVES | CPUID_SUB_LEAF_1 :
+						 CPUID_ALL);
+	v->box->has_cet = model_has_cet(&v->model);
 	if (v->nested) {
 		vcpu_alloc_vmx(v->vcpu->vm, &vmx);
 		v->box->vmx = (struct vmx_pages *)vmx;
@@ -99,6 +100,10 @@ static void enter(struct fuzz_vcpu *v)
 {
 	int r = __vcpu_run(v->vcpu);
 
+	fuzz_see_ioctl("KVM_RUN", r);
+	fuzz_see("exit reason", v->vcpu->run->exit_reason);
+	if (v->vcpu->run->exit_reason == KVM_EXIT_IO)
+		fuzz_see("port", v->vcpu->run->io.port);
 	FUZZ_ASSERT(!r, "KVM_RUN: errno %d", errno);
 	v->model.has_run = true;
 }
@@ -227,6 +232,7 @@ bool fuzz_smi(struct fuzz_vcpu *v, bool may_fail)
 	vcpu_events_set(v->vcpu, &events);
 	fuzz_enter(v, SMI_PORT);
 
+	fuzz_see("SSP in SMRAM", *slot);
 	FUZZ_ASSERT(*slot == (m->shstk ? m->ssp : 0), "SMRAM has SSP = 0x%lx, not 0x%lx",
 		    *slot, m->shstk ? m->ssp : 0);
 	vcpu_sregs_get(v->vcpu, &sregs);
