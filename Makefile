@@ -1,7 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0
 # Names for what scripts/ does, for those who like make.
 
-.PHONY: help root kernel base mainline selftests deb series diff edit fold repin run bench compare check check-full check-hardware check-versions fuzz fuzz-compare mutants mutants-all clean
+ifdef BASE
+export SERIES := $(BASE)
+endif
+
+.PHONY: help root kernel base mainline repaired selftests deb series diff edit fold repin run bench compare check check-full check-hardware check-versions fuzz fuzz-compare mutants mutants-all clean
 help:
 	@echo 'make run        build what is missing, boot it, and show a guest that uses CET'
 	@echo 'make bench      count what CET costs, in instructions; other kernels, too: scripts/bench --kernel BZIMAGE'
@@ -17,7 +21,8 @@ help:
 	@echo
 	@echo 'make kernel     build/6.12/patched/bzImage: Linux 6.12 with the series'
 	@echo 'make base       build/6.12/base/bzImage: the same source and configuration without it'
-	@echo 'make mainline   build/6.12/mainline/bzImage: the newest kernel that apt offers, in the same configuration'
+	@echo 'make mainline   build/7.3/base/bzImage: mainline in the same configuration'
+	@echo 'make repaired   build/7.3/patched/bzImage: mainline with the repairs of patches/7.3'
 	@echo 'make selftests  build/selftests: the KVM selftests of the series; others: scripts/selftests-build NAME...'
 	@echo 'make deb        out/deb: Debian packages to install, configured as Debian does it; takes hours'
 	@echo 'make root       build/root: compiler, emulator and QEMU from packages'
@@ -26,10 +31,11 @@ help:
 	@echo 'make fold       bring these commits back into patches/ and the overlay files'
 	@echo 'make series     out/6.12: the series as it is mailed; PARTS=kernel leaves the selftests out; out/6.12-lab: what is not mailed'
 	@echo 'make diff       the series as one diff; of some files: scripts/series-diff PATH...'
-	@echo 'make repin      take the series over to the newest source that apt offers; mainline: SERIES=mainline make repin'
+	@echo 'make repin      take the series over to the newest source that apt offers'
 	@echo
 	@echo 'make clean      remove build/ and out/'
 	@echo
+	@echo 'BASE=7.3 with series, diff, edit, fold, repin, selftests: the repairs of mainline in place of the series'
 	@echo 'BASE_VERSION=6.12.y chooses among the sources that apt offers; the default is the newest.'
 
 root:
@@ -38,8 +44,8 @@ kernel:
 	@scripts/kernel-build patched
 base:
 	@scripts/kernel-build base
-mainline:
-	@scripts/kernel-build mainline
+mainline repaired:
+	@scripts/kernel-build $@
 selftests:
 	@scripts/selftests-build
 deb:

@@ -7,6 +7,9 @@ me=${0##*/}
 # The series: patches/$series, and the kernels below build/$series
 # shellcheck disable=SC2034 # for the script that sources this
 series=${SERIES:-6.12}
+# The one with repairs of mainline; the kernels mainline and repaired are its base, and that with it
+# shellcheck disable=SC2034 # for the script that sources this
+mainline=7.3
 
 say() { printf '%s\n' "$*"; }
 warn() { printf '%s: %s\n' "$me" "$*" >&2; }

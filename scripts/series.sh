@@ -5,10 +5,18 @@
 
 # shellcheck source=scripts/lib.sh
 . "${BASH_SOURCE[0]%/*}/lib.sh"
-# The kernels of kernel-build, each at build/$series/NAME. Those between patched and mainline find
-# most of what they compile in the cache.
+# The kernels of kernel-build. Each finds most of what it compiles in the cache, but for the first of
+# each series.
 # shellcheck disable=SC2034 # for the script that sources this
-kernel_names=(patched base no-nested debug rt mainline)
+kernel_names=(patched base no-nested debug rt mainline repaired)
+# kernel_dir NAME: where it is built
+kernel_dir() {
+	case $1 in
+	mainline) say "$top/build/$mainline/base" ;;
+	repaired) say "$top/build/$mainline/patched" ;;
+	*) say "$top/build/$series/$1" ;;
+	esac
+}
 linux_git=$top/build/linux.git
 # The reader's own git configuration must not change a diff or a commit.
 unset GIT_DIR GIT_WORK_TREE GIT_INDEX_FILE
@@ -36,7 +44,7 @@ base_of() { say "refs/heads/base-${1//\~/-}"; }
 need_base() {
 	version=$("$top/scripts/kernel-source")
 	base=$(base_of "$version")
-	tip=refs/heads/series-$version
+	tip=${base/base-/series-}
 }
 
 # series_names TOP: the patches of TOP in their order.
@@ -307,7 +315,7 @@ kernel_make() {
 # is_gone DIRECTORY CONFIG_SYMBOL=VALUE: whether it holds mainline, which has no such symbol
 is_gone() {
 	local symbol=${2#CONFIG_}
-	[ "${1##*/}" = mainline ] &&
+	[ "$series" = "$mainline" ] &&
 		! git -C "$1/linux" grep -qE "^(menu)?config ${symbol%%=*}\$" -- '*Kconfig*'
 }
 
@@ -334,7 +342,7 @@ kernel_config() {
 
 # check_tree COMMIT: checks COMMIT out to build/check/linux, configured as the machine's kernel, but
 # with KVM as modules.
-check=$top/build/check
+check=$top/build/check${SERIES:+-$SERIES}
 check_tree() {
 	checkout "$1" "$check/linux"
 	mkdir -p "$check/obj" "$top/build/log"

@@ -23,6 +23,12 @@
 #include <asm/fpu/xcr.h>
 #include <asm/msr.h>
 
+/* 6.12 has the old names. */
+#ifndef rdmsrq
+#define rdmsrq	rdmsrl
+#define wrmsrq	wrmsrl
+#endif
+
 static unsigned int firmware_us;
 module_param(firmware_us, uint, 0444);
 
@@ -54,11 +60,11 @@ static void reset_cpu(void)
 	u32 msr;
 
 	write_cr4(__read_cr4() & ~X86_CR4_CET);
-	wrmsrl(MSR_IA32_S_CET, 0);
-	wrmsrl(MSR_IA32_U_CET, 0);
+	wrmsrq(MSR_IA32_S_CET, 0);
+	wrmsrq(MSR_IA32_U_CET, 0);
 	for (msr = MSR_IA32_PL0_SSP; msr <= MSR_IA32_INT_SSP_TAB; msr++)
-		wrmsrl(msr, 0);
-	wrmsrl(MSR_IA32_XSS, 0);
+		wrmsrq(msr, 0);
+	wrmsrq(MSR_IA32_XSS, 0);
 	xsetbv(XCR_XFEATURE_ENABLED_MASK, XFEATURE_MASK_FP);
 }
 
@@ -69,11 +75,11 @@ static int platform_enter(suspend_state_t state)
 	/* KVM has to have left VMX operation, as on any way into firmware. */
 	WARN_ON(__read_cr4() & X86_CR4_VMXE);
 
-	rdmsrl(MSR_IA32_S_CET, before);
+	rdmsrq(MSR_IA32_S_CET, before);
 	static_call_cond(save)();
 	reset_cpu();
 	static_call_cond(restore)();
-	rdmsrl(MSR_IA32_S_CET, after);
+	rdmsrq(MSR_IA32_S_CET, after);
 
 	pr_info("IA32_S_CET was %llx, is %llx\n", before, after);
 	return 0;
@@ -90,10 +96,10 @@ static int call_firmware(void *unused)
 
 	while (!kthread_should_stop()) {
 		preempt_disable();
-		rdmsrl(MSR_IA32_S_CET, s_cet);
-		wrmsrl(MSR_IA32_S_CET, s_cet & ~CET_ENDBR_EN);
+		rdmsrq(MSR_IA32_S_CET, s_cet);
+		wrmsrq(MSR_IA32_S_CET, s_cet & ~CET_ENDBR_EN);
 		udelay(firmware_us);
-		wrmsrl(MSR_IA32_S_CET, s_cet);
+		wrmsrq(MSR_IA32_S_CET, s_cet);
 		preempt_enable();
 
 		atomic_inc(&firmware_calls);
