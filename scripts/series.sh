@@ -263,6 +263,17 @@ in_root() { (cd "$top" && exec "$top/scripts/in-root" -- "$@"); }
 # shellcheck disable=SC2016 # expanded by sh
 initramfs() { in_root sh -c 'cd "$1" && find . | cpio -o -H newc -R 0:0 --quiet' - "$1" >"$2"; }
 
+# kvm_initramfs FILE PROGRAM...: packs what a guest of QEMU that uses KVM itself needs, with these
+# selftests, into FILE. It needs $tmp.
+kvm_initramfs() {
+	local program machine=$top/tools/testing/bochs
+	mkdir -p "$tmp"/root/{bin,dev,proc,sys,tmp}
+	cp "$top/build/root/usr/bin/busybox" "$machine/run-tests" "$machine/splats" "$tmp/root/bin"
+	cp "$machine/guest/kvm-init" "$tmp/root/init"
+	for program in "${@:2}"; do cp -L "$top/build/selftests/$program" "$tmp/root"; done
+	initramfs "$tmp/root" "$1"
+}
+
 # from_deb PACKAGE VERSION FILE: prints FILE, compressed with xz, of a package that apt offers.
 # shellcheck disable=SC2016 # expanded inside the root
 from_deb() (

@@ -106,6 +106,28 @@ static void __attribute__((noreturn, format(printf, 1, 2))) fail(const char *for
 	power_off();
 }
 
+/*
+ * Sends a file that the command has left, between two lines, as not every file
+ * has a size.  A command that fails need not leave it.
+ */
+static void send_file(const char *name, int status)
+{
+	static char data[1 << 16];
+	ssize_t n = 0;
+	int fd;
+
+	errno = ENOSYS;
+	if (console >= 0)
+		fail("--get: the kernel lacks CONFIG_X86_IOPL_IOPERM");
+	fd = open(name, O_RDONLY);
+	report("<");
+	while (fd >= 0 && (n = read(fd, data, sizeof(data))) > 0)
+		outsb(PORT_DEBUG, data, n);
+	report(">");
+	if ((fd < 0 || n < 0) && !status)
+		fail("--get: %s", name);
+}
+
 static char *slurp(const char *name, size_t *length)
 {
 	static const size_t max = 1 << 20;
@@ -335,6 +357,9 @@ int main(void)
 	/* The command may have loaded or unloaded KVM. */
 	if (!kvm && !has_kvm())
 		report("note there is no /dev/kvm: the kernel wants CONFIG_KVM_INTEL=y, or its modules by --modules");
-	report("exit %d", WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status));
+	status = WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
+	for (argv = slurp_list(MACHINE "wanted"); *argv; argv++)
+		send_file(*argv, status);
+	report("exit %d", status);
 	power_off();
 }
