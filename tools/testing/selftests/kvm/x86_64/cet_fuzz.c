@@ -409,7 +409,7 @@ int main(int argc, char *argv[])
 			fallthrough;
 		default:
 			printf("Usage: %s [-s SEED] [-n OPERATIONS]\n", argv[0]);
-			printf("       %s -c [-u NAME] [-x] [-v] [-s SEED -n OPERATIONS | -o FILE]\n",
+			printf("       %s -c [-u NAME] [-xv] [-s SEED -n OPERATIONS | -o FILE]\n",
 			       argv[0]);
 			exit(2);
 		}

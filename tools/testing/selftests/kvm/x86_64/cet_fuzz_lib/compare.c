@@ -22,7 +22,8 @@ static struct {
 } differences[NR_DIFFERENCES] = {
 	[NO_CET_U] = { "no-cet-u", "SHSTK in CPUID, but no CET_U in leaf 0xD" },
 	[XSS_ALONE] = { "xss", "CET bits of IA32_XSS, with neither feature in CPUID" },
-	[XSS_KEPT] = { "xss-kept", "IA32_XSS that a vCPU without XSAVES has kept: 0 by user space" },
+	[XSS_KEPT] = { "xss-kept",
+		       "IA32_XSS that a vCPU without XSAVES has kept: 0 by user space" },
 	[BITMAP_BASE] = { "bitmap", "Bits 13:12 of IA32_U_CET, IA32_S_CET" },
 	[NOT_CANONICAL] = { "canonical", "Other values of these that are not canonical" },
 	[U_CET_OTHER] = { "u-cet", "IA32_U_CET by user space: bits of the other feature" },
