@@ -89,6 +89,16 @@ TEST_F(change, taken_away_and_back)
 	expect_state(self->vcpu);
 }
 
+/* Without XSAVES, IA32_XSS can be cleared nevertheless. */
+TEST_F(change, xss_cleared_without_xsaves)
+{
+	cet_set_msr(self->vcpu, MSR_IA32_XSS, XFEATURE_MASK_CET);
+	vcpu_clear_cpuid_feature(self->vcpu, X86_FEATURE_XSAVES);
+	cet_set_msr(self->vcpu, MSR_IA32_XSS, 0);
+	vcpu_set_cpuid_feature(self->vcpu, X86_FEATURE_XSAVES);
+	cet_expect_msr(self->vcpu, MSR_IA32_XSS, 0);
+}
+
 /* A vCPU that never had CET can get it, and lose it, as long as it hasn't run. */
 TEST_F(change, intercepts)
 {

@@ -582,6 +582,21 @@ static void leave_by_init(struct kvm_vcpu *vcpu)
 	vcpu_mp_state_get(vcpu, &mp_state);
 }
 
+/* L1 has the fields that were restored, not those of a vmcs02 that is gone. */
+TEST_F(state, restored_in_l1)
+{
+	struct kvm_x86_state *state;
+
+	expect_end(self->vcpu, self->n);
+	state = vcpu_save_state(self->vcpu);
+	self->n->resume = true;
+	cet_run_nested(self->vcpu);
+	vcpu_nested_state_set(self->vcpu, &state->nested);
+	kvm_x86_state_cleanup(state);
+	cet_run_nested(self->vcpu);
+	TEST_ASSERT_EQ(self->n->reason, EXIT_REASON_VMCALL);
+}
+
 /* L1 sees no VM exit, but has the state that the VM-exit control loads. */
 TEST_F(state, forced_exits)
 {
