@@ -40,7 +40,7 @@ static inline bool cet_ssp_access_allowed(struct kvm_vcpu *vcpu, u32 index)
 }
 
 /*
- * Is the MSR part of the XSAVE state?  Whoever gets or sets such an MSR must
+ * Is the MSR part of the XSAVE state?  Callers that access such an MSR must
  * have loaded the guest's FPU.  @vcpu is NULL if it isn't an MSR of a vCPU.
  */
 static inline bool is_xstate_managed_msr(struct kvm_vcpu *vcpu, u32 index)
@@ -89,8 +89,7 @@ bool kvm_is_valid_ssp(u64 data);
 /*
  * Is CET enabled at any privilege level?  For flows that neither maintain
  * shadow stacks nor track indirect branches, and can't say at which level they
- * end.
- * Context: in KVM_RUN, IRQs enabled.
+ * end.  Call it in KVM_RUN, with IRQs enabled.
  */
 bool kvm_is_cet_active(struct kvm_vcpu *vcpu);
 

@@ -18,8 +18,8 @@
 #define ONE_REG_ID_INDEX	GENMASK_ULL(31, 0)
 
 /*
- * SSP is the only register that is neither an MSR nor in another structure.  A
- * VMM that believes in shadow stacks which KVM has hidden may access it, too.
+ * SSP is the only register that is neither an MSR nor in another structure.  It
+ * can also be accessed if KVM has hidden shadow stacks that the VMM asked for.
  */
 static bool kvm_one_reg_exists(struct kvm_vcpu *vcpu, u64 id)
 {
