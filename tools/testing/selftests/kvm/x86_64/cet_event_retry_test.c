@@ -10,11 +10,13 @@
 #include "cet.h"
 #include "vmx.h"
 
-/* Page directories for the third and the second GiB of L2's memory */
+/* Page directories for the third and the second GiB of L2's memory, or both */
 #define DIR2_GPA	0x50000000ull
 #define DIR1_GPA	0x90000000ull
+#define DIR3_GPA	0x20000000ull
 #define DIR2_SLOT	10
 #define DIR1_SLOT	11
+#define DIR3_SLOT	12
 
 /* DIR1 and what comes behind it in virtual memory, and DIR2 */
 #define DIR1_GVA	0x60000000ull
@@ -93,16 +95,25 @@ static void guest_ud(struct cet_call *call)
 	run_l2(l2_ud);
 }
 
+/* Map the page of a directory in another one. */
+static void map_dir(struct kvm_vm *vm, uint64_t dir_gpa, uint64_t gpa)
+{
+	uint64_t *dir = addr_gpa2hva(vm, dir_gpa);
+
+	dir[gpa >> 21 & 511] = (gpa & GENMASK_ULL(51, 21)) | EPT_RWX | EPT_WB |
+			       EPT_2M;
+}
+
 FIXTURE(retry)
 {
 	struct kvm_vcpu *vcpu;
+	uint64_t *pdpt;
 };
 
 FIXTURE_SETUP(retry)
 {
-	const uint64_t flags = EPT_RWX | EPT_WB | EPT_2M;
 	struct kvm_vm *vm = vm_create_cet(&self->vcpu, false, false);
-	uint64_t *pml4, *pdpt, *dir1, *dir2;
+	uint64_t *pml4;
 	struct vmx_pages *pages;
 	vm_vaddr_t gva;
 
@@ -119,15 +130,13 @@ FIXTURE_SETUP(retry)
 	prepare_eptp(pages, vm, 0);
 	nested_map_memslot(pages, vm, 0);
 	pml4 = pages->eptp_hva;
-	pdpt = addr_gpa2hva(vm, pml4[0] & GENMASK_ULL(51, 12));
-	pdpt[1] = DIR1_GPA | EPT_RWX;
-	pdpt[2] = DIR2_GPA | EPT_RWX;
+	self->pdpt = addr_gpa2hva(vm, pml4[0] & GENMASK_ULL(51, 12));
+	self->pdpt[1] = DIR1_GPA | EPT_RWX;
+	self->pdpt[2] = DIR2_GPA | EPT_RWX;
 
 	/* Each of the two directories maps the other one. */
-	dir1 = addr_gpa2hva(vm, DIR1_GPA);
-	dir2 = addr_gpa2hva(vm, DIR2_GPA);
-	dir1[DIR2_GPA >> 21 & 511] = (DIR2_GPA & GENMASK_ULL(51, 21)) | flags;
-	dir2[DIR1_GPA >> 21 & 511] = (DIR1_GPA & GENMASK_ULL(51, 21)) | flags;
+	map_dir(vm, DIR1_GPA, DIR2_GPA);
+	map_dir(vm, DIR2_GPA, DIR1_GPA);
 
 	vm_set_raw_handler(vm, NMI_VECTOR, handle_nmi);
 	vm_set_raw_handler(vm, UD_VECTOR, handle_ud);
@@ -165,15 +174,11 @@ static void on_alarm(int signal)
 {
 }
 
-/* To let go of one directory takes the other one from L2. */
-TEST_F(retry, two_directories)
+static void run_to_error(struct kvm_vcpu *vcpu)
 {
 	const struct itimerval second = { .it_value.tv_sec = 1 }, off = { };
 	const struct sigaction action = { .sa_handler = on_alarm };
-	struct kvm_vcpu *vcpu = self->vcpu;
 	int r;
-
-	TEST_REQUIRE(kvm_cpu_has_ept());
 
 	sigaction(SIGALRM, &action, NULL);
 	cet_prepare(vcpu, guest_ud, 0, 0);
@@ -184,6 +189,32 @@ TEST_F(retry, two_directories)
 	TEST_ASSERT_KVM_EXIT_REASON(vcpu, KVM_EXIT_INTERNAL_ERROR);
 	TEST_ASSERT_EQ(vcpu->run->internal.suberror,
 		       KVM_INTERNAL_ERROR_DELIVERY_EV);
+}
+
+/* To let go of one directory takes the other one from L2. */
+TEST_F(retry, two_directories)
+{
+	TEST_REQUIRE(kvm_cpu_has_ept());
+	run_to_error(self->vcpu);
+}
+
+/* User space has a third directory map both pages: one retry is enough. */
+TEST_F(retry, repaired)
+{
+	struct kvm_vm *vm = self->vcpu->vm;
+
+	TEST_REQUIRE(kvm_cpu_has_ept());
+	run_to_error(self->vcpu);
+
+	vm_userspace_mem_region_add(vm, VM_MEM_SRC_ANONYMOUS, DIR3_GPA,
+				    DIR3_SLOT, 1, 0);
+	memcpy(addr_gpa2hva(vm, DIR3_GPA), addr_gpa2hva(vm, DIR1_GPA), PAGE_SIZE);
+	map_dir(vm, DIR3_GPA, DIR1_GPA);
+	map_dir(vm, DIR3_GPA, DIR2_GPA);
+	self->pdpt[1] = DIR3_GPA | EPT_RWX;
+	self->pdpt[2] = DIR3_GPA | EPT_RWX;
+	vcpu_run(self->vcpu);
+	cet_finish(self->vcpu);
 }
 
 int main(int argc, char *argv[])

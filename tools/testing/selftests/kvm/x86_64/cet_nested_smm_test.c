@@ -18,7 +18,11 @@
 #define SMI_PORT		0x81
 
 /* In struct vmcs12 of KVM_GET_NESTED_STATE */
+#define VMCS12_GUEST_CR3	432
 #define VMCS12_GUEST_RIP	544
+
+/* In a field of L2's shadow VMCS */
+#define SHADOW_VALUE		0xc0ffee
 
 /* In 16-bit code: out %al, $SMI_PORT; rsm */
 static const uint8_t smi_handler[] = { 0xe6, SMI_PORT, 0x0f, 0xaa };
@@ -68,6 +72,29 @@ static void l2_out(void)
 static void guest_l1(struct cet_call *call)
 {
 	guest_prepare_l2(vmx, l2_out);
+	GUEST_ASSERT(!vmlaunch());
+	call->ret = vmreadz(VM_EXIT_REASON);
+}
+
+static void l2_out_and_vmread(void)
+{
+	asm volatile("out %%al, %0" : : "i"(CET_PORT));
+	GUEST_ASSERT_EQ(vmreadz(GUEST_RIP), SHADOW_VALUE);
+	vmcall();
+}
+
+/* L2 has a shadow VMCS. */
+static void guest_l1_of_shadow_vmcs(struct cet_call *call)
+{
+	guest_prepare_l2(vmx, l2_out_and_vmread);
+	vmwrite(CPU_BASED_VM_EXEC_CONTROL, vmreadz(CPU_BASED_VM_EXEC_CONTROL) |
+		CPU_BASED_ACTIVATE_SECONDARY_CONTROLS);
+	vmwrite(SECONDARY_VM_EXEC_CONTROL, vmreadz(SECONDARY_VM_EXEC_CONTROL) |
+		SECONDARY_EXEC_SHADOW_VMCS);
+	vmwrite(VMCS_LINK_POINTER, vmx->shadow_vmcs_gpa);
+	GUEST_ASSERT(!vmptrld(vmx->shadow_vmcs_gpa));
+	vmwrite(GUEST_RIP, SHADOW_VALUE);
+	GUEST_ASSERT(!vmptrld(vmx->vmcs_gpa));
 	GUEST_ASSERT(!vmlaunch());
 	call->ret = vmreadz(VM_EXIT_REASON);
 }
@@ -247,6 +274,53 @@ TEST_F(nested_smm, l1_in_32bit_mode)
 	/* RSM, and on from the OUT to VMCALL */
 	run_to_out(vcpu, EXITED_PORT);
 	TEST_ASSERT(!r, "KVM_SET_NESTED_STATE refused L2's own state");
+}
+
+TEST_F(nested_smm, shadow_vmcs)
+{
+	struct kvm_vcpu *vcpu = self->vcpu;
+	struct kvm_x86_state *state;
+
+	run_l2_to_out(vcpu, guest_l1_of_shadow_vmcs);
+	enter_smm(vcpu);
+	state = vcpu_save_state(vcpu);
+	vcpu_nested_state_set(vcpu, &state->nested);
+	kvm_x86_state_cleanup(state);
+	expect_end_of_l2(vcpu);
+}
+
+/* KVM_GET_NESTED_STATE stays within the size that it returns. */
+TEST_F(nested_smm, nothing_behind_state)
+{
+	struct kvm_x86_state *state = calloc(1, sizeof(*state));
+	struct kvm_nested_state *nested = &state->nested;
+	uint8_t *end = (uint8_t *)nested + sizeof(state->nested_);
+	uint8_t *p;
+
+	run_l2_to_out(self->vcpu, guest_l1_of_shadow_vmcs);
+	enter_smm(self->vcpu);
+	nested->size = sizeof(state->nested_);
+	vcpu_nested_state_get(self->vcpu, nested);
+	for (p = (uint8_t *)nested + nested->size; p < end; p++)
+		TEST_ASSERT(!*p, "KVM has written behind 0x%x bytes",
+			    nested->size);
+	free(state);
+}
+
+/* Success would be 0, and nothing else. */
+TEST_F(nested_smm, set_bad_cr3)
+{
+	struct kvm_x86_state *state;
+	int r;
+
+	run_l2_to_out(self->vcpu, guest_l1);
+	state = vcpu_save_state(self->vcpu);
+	*(uint64_t *)&state->nested.data.vmx[0].vmcs12[VMCS12_GUEST_CR3] |=
+		BIT_ULL(62);
+	r = __vcpu_ioctl(self->vcpu, KVM_SET_NESTED_STATE, &state->nested);
+	TEST_ASSERT(r == -1 && errno == EINVAL,
+		    "KVM_SET_NESTED_STATE returned %d, errno %d", r, errno);
+	kvm_x86_state_cleanup(state);
 }
 
 /* Without unrestricted guest, KVM can't enter L2 with such an LDTR. */

@@ -582,6 +582,12 @@ static void leave_by_init(struct kvm_vcpu *vcpu)
 	vcpu_mp_state_get(vcpu, &mp_state);
 }
 
+/* KVM may look for this field in vmcs02. */
+static void read_es(void)
+{
+	vmreadz(GUEST_ES_SELECTOR);
+}
+
 /* L1 has the fields that were restored, not those of a vmcs02 that is gone. */
 TEST_F(state, restored_in_l1)
 {
@@ -593,6 +599,7 @@ TEST_F(state, restored_in_l1)
 	cet_run_nested(self->vcpu);
 	vcpu_nested_state_set(self->vcpu, &state->nested);
 	kvm_x86_state_cleanup(state);
+	self->n->prepare = read_es;
 	cet_run_nested(self->vcpu);
 	TEST_ASSERT_EQ(self->n->reason, EXIT_REASON_VMCALL);
 }

@@ -89,7 +89,7 @@ KVM_ONE_VCPU_TEST(one_reg, ssp_bad_values_refused, NULL)
 {
 	static const uint64_t bad[] = {
 		1, 2, 0x1003, 0x0200000000000000, 0x8000000000000000,
-		0x7ffffffffffffffc, 0xfeffffffffffffff & ~3ull,
+		0x7ffffffffffffffc, 0xfdffffffffffffff & ~3ull,
 	};
 	const uint64_t before = 0x1234567890;
 	uint64_t ssp, val;
