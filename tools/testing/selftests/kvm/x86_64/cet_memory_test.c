@@ -5,6 +5,7 @@
  * An ordinary stack may share its page with a page table that KVM shadows.
  */
 #include <linux/bitmap.h>
+#include <signal.h>
 
 #include "kvm_test_harness.h"
 #include "cet.h"
@@ -25,6 +26,7 @@
 /* An address that has a page directory of its own, and that as a stack */
 #define MAPPED_GVA		0x700000000000ull
 #define DIRECTORY_GVA		0x710000000000ull
+#define DIRECTORY_STACK		(DIRECTORY_GVA + PAGE_SIZE - 64)
 #define VECTOR			0x40
 
 static __attribute__((naked)) void guest_call_deeply(void)
@@ -200,6 +202,10 @@ static __attribute__((naked)) void handle_vector(void)
 	    "jmp *%r12\n");
 }
 
+static void on_alarm(int signal)
+{
+}
+
 /* Use the directory, then have an INT use the stack at arg[0] in it. */
 static void guest_int_on_directory(struct cet_call *call)
 {
@@ -215,7 +221,7 @@ static void guest_int_on_directory(struct cet_call *call)
 }
 
 /* Without EPT, KVM write-protects the directory whenever it has been used. */
-KVM_ONE_VCPU_TEST(memory, stack_in_page_directory, NULL)
+static void map_directory(struct kvm_vcpu *vcpu)
 {
 	struct kvm_vm *vm = vcpu->vm;
 	int level = PG_LEVEL_2M;
@@ -223,14 +229,62 @@ KVM_ONE_VCPU_TEST(memory, stack_in_page_directory, NULL)
 
 	vm_init_cet(vm);
 	vcpu_init_cet(vcpu, false, false);
-	vm_set_raw_handler(vm, VECTOR, handle_vector);
 	virt_map(vm, MAPPED_GVA, 0, 1);
 	directory = __vm_get_page_table_entry(vm, MAPPED_GVA, &level);
 	virt_map(vm, DIRECTORY_GVA, addr_hva2gpa(vm, directory), 1);
+}
+
+KVM_ONE_VCPU_TEST(memory, stack_in_page_directory, NULL)
+{
+	map_directory(vcpu);
+	vm_set_raw_handler(vcpu->vm, VECTOR, handle_vector);
 
 	/* The entries there map nothing. */
-	TEST_ASSERT_EQ(cet_call(vcpu, guest_int_on_directory,
-				DIRECTORY_GVA + PAGE_SIZE - 64, 2)->ret, 2);
+	TEST_ASSERT_EQ(cet_call(vcpu, guest_int_on_directory, DIRECTORY_STACK,
+				2)->ret, 2);
+}
+
+/* The same by an exception in user mode. */
+static void guest_ud_in_user_mode(struct cet_call *call)
+{
+	READ_ONCE(*(uint64_t *)MAPPED_GVA);
+	asm volatile("mov %%rsp, %%rbx\n"
+		     "lea 1f(%%rip), %%r12\n"
+		     "lea 2f(%%rip), %%rax\n"
+		     "push %0\n"
+		     "push %%rbx\n"
+		     "pushfq\n"
+		     "push %1\n"
+		     "push %%rax\n"
+		     "iretq\n"
+		     "2: ud2\n"
+		     "1:\n"
+		     : : "r"((uint64_t)USER_DS), "r"((uint64_t)USER_CS)
+		     : "rax", "rbx", "r12", "memory");
+	call->ret = 1;
+}
+
+KVM_ONE_VCPU_TEST(memory, kernel_stack_in_page_directory, NULL)
+{
+	const struct sigaction action = { .sa_handler = on_alarm };
+	struct kvm_vm *vm = vcpu->vm;
+	uint64_t *rsp0;
+	int r;
+
+	map_directory(vcpu);
+	vm_set_raw_handler(vm, UD_VECTOR, handle_vector);
+	vm_init_user_mode(vm);
+	vm_make_supervisor(vm, DIRECTORY_GVA);
+	rsp0 = addr_gva2hva(vm, vm->arch.tss + TSS_RSP0);
+	*rsp0 = DIRECTORY_STACK;
+
+	cet_prepare(vcpu, guest_ud_in_user_mode, 0, 0);
+	sigaction(SIGALRM, &action, NULL);
+	alarm(2);
+	r = __vcpu_run(vcpu);
+	alarm(0);
+	TEST_ASSERT(!r, "KVM_RUN did not end by itself, errno %d", errno);
+	TEST_ASSERT_EQ(cet_finish(vcpu)->ret, 1);
 }
 
 int main(int argc, char *argv[])

@@ -18,6 +18,7 @@
 #define SMI_PORT		0x81
 
 /* In struct vmcs12 of KVM_GET_NESTED_STATE */
+#define VMCS12_CR4_MASK		352
 #define VMCS12_GUEST_CR3	432
 #define VMCS12_GUEST_RIP	544
 
@@ -307,20 +308,47 @@ TEST_F(nested_smm, nothing_behind_state)
 	free(state);
 }
 
+/* KVM can't enter L2, which owns no bit of CR4. */
+static int set_bad_cr3(struct kvm_vcpu *vcpu)
+{
+	struct kvm_x86_state *state;
+	uint8_t *vmcs12;
+	int r;
+
+	run_l2_to_out(vcpu, guest_l1);
+	state = vcpu_save_state(vcpu);
+	vmcs12 = state->nested.data.vmx[0].vmcs12;
+	*(uint64_t *)&vmcs12[VMCS12_GUEST_CR3] |= BIT_ULL(62);
+	*(uint64_t *)&vmcs12[VMCS12_CR4_MASK] = -1ull;
+	r = __vcpu_ioctl(vcpu, KVM_SET_NESTED_STATE, &state->nested);
+	kvm_x86_state_cleanup(state);
+	return r;
+}
+
 /* Success would be 0, and nothing else. */
 TEST_F(nested_smm, set_bad_cr3)
 {
-	struct kvm_x86_state *state;
-	int r;
+	int r = set_bad_cr3(self->vcpu);
 
-	run_l2_to_out(self->vcpu, guest_l1);
-	state = vcpu_save_state(self->vcpu);
-	*(uint64_t *)&state->nested.data.vmx[0].vmcs12[VMCS12_GUEST_CR3] |=
-		BIT_ULL(62);
-	r = __vcpu_ioctl(self->vcpu, KVM_SET_NESTED_STATE, &state->nested);
 	TEST_ASSERT(r == -1 && errno == EINVAL,
 		    "KVM_SET_NESTED_STATE returned %d, errno %d", r, errno);
-	kvm_x86_state_cleanup(state);
+}
+
+/* L1 owns CR4.DE, and can set it without a VM exit. */
+TEST_F(nested_smm, cr4_after_bad_cr3)
+{
+	struct kvm_x86_state *l1 = vcpu_save_state(self->vcpu);
+	struct kvm_vcpu *vcpu = self->vcpu;
+	struct kvm_sregs sregs;
+
+	set_bad_cr3(vcpu);
+	vcpu_nested_state_set(vcpu, &l1->nested);
+	vcpu_load_state(vcpu, l1);
+	TEST_ASSERT_EQ(cet_mov_cr4(vcpu, l1->sregs.cr4 | X86_CR4_DE), 0);
+	vcpu_sregs_get(vcpu, &sregs);
+	TEST_ASSERT(sregs.cr4 & X86_CR4_DE, "CR4 is 0x%llx, without DE",
+		    sregs.cr4);
+	kvm_x86_state_cleanup(l1);
 }
 
 /* Without unrestricted guest, KVM can't enter L2 with such an LDTR. */
