@@ -54,7 +54,7 @@ static void run_to_sync(struct kvm_vcpu *vcpu)
 
 int main(int argc, char *argv[])
 {
-	struct kvm_x86_state *state;
+	struct kvm_x86_state *state, *l2_state;
 	struct kvm_vcpu *vcpu;
 	struct ucall uc;
 	struct kvm_vm *vm;
@@ -71,16 +71,7 @@ int main(int argc, char *argv[])
 	vcpu_args_set(vcpu, 1, vmx_gva);
 	run_to_sync(vcpu);
 
-	/* A failure is an error, not a positive number. */
-	state = vcpu_save_state(vcpu);
-	*(u64 *)&state->nested.data.vmx->vmcs12[VMCS12_GUEST_CR3] |= BIT_ULL(62);
-	r = __vcpu_ioctl(vcpu, KVM_SET_NESTED_STATE, &state->nested);
-	TEST_ASSERT(r == -1 && errno == EINVAL,
-		    "KVM_SET_NESTED_STATE returned %d, errno %d", r, errno);
-	*(u64 *)&state->nested.data.vmx->vmcs12[VMCS12_GUEST_CR3] &= ~BIT_ULL(62);
-	vcpu_load_state(vcpu, state);
-	kvm_x86_state_cleanup(state);
-
+	l2_state = vcpu_save_state(vcpu);
 	setup_smram(vm, vcpu, SMRAM_GPA, smi_handler, sizeof(smi_handler));
 	inject_smi(vcpu);
 	run_to_sync(vcpu);
@@ -105,6 +96,13 @@ int main(int argc, char *argv[])
 	default:
 		TEST_FAIL("Unexpected exit reason: %d", vcpu->run->exit_reason);
 	}
+
+	/* A failure is an error, not a positive number. */
+	*(u64 *)&l2_state->nested.data.vmx->vmcs12[VMCS12_GUEST_CR3] |= BIT_ULL(62);
+	r = __vcpu_ioctl(vcpu, KVM_SET_NESTED_STATE, &l2_state->nested);
+	TEST_ASSERT(r == -1 && errno == EINVAL,
+		    "KVM_SET_NESTED_STATE returned %d, errno %d", r, errno);
+	kvm_x86_state_cleanup(l2_state);
 
 	kvm_vm_free(vm);
 	return 0;
