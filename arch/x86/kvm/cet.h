@@ -72,8 +72,8 @@ static inline bool kvm_is_valid_cet_cr0_cr4(unsigned long cr0,
 bool kvm_is_valid_u_s_cet(struct kvm_vcpu *vcpu, u64 data);
 
 /*
- * Can the guest have the value in IA32_U_CET?  XRSTORS can't be intercepted by
- * component, and loads the bits of any feature that the CPU has.
+ * Can the guest have the value in IA32_U_CET?  XRSTORS isn't intercepted, and
+ * loads the bits of any feature that the CPU has.
  */
 bool kvm_is_possible_u_cet(struct kvm_vcpu *vcpu, u64 data);
 
