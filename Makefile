@@ -19,18 +19,20 @@ help:
 	@echo 'make compare    the selftests on mainline, whose differences are known: tools/testing/bochs/mainline.expected'
 	@echo 'make check-versions  on which of the sources that apt offers the series applies, builds and passes its tests'
 	@echo
+	@echo 'scripts/build/, what is built from the series:'
 	@echo 'make kernel     build/6.12/patched/bzImage: Linux 6.12 with the series'
 	@echo 'make base       build/6.12/base/bzImage: the same source and configuration without it'
 	@echo 'make mainline   build/7.3/base/bzImage: mainline in the same configuration'
 	@echo 'make repaired   build/7.3/patched/bzImage: mainline with the repairs of patches/7.3'
-	@echo 'make selftests  build/selftests: the KVM selftests of the series; others: scripts/selftests-build NAME...'
+	@echo 'make selftests  build/selftests: the KVM selftests of the series; others: scripts/build/selftests NAME...'
 	@echo 'make deb        out/deb: Debian packages to install, configured as Debian does it; takes hours'
 	@echo 'make root       build/root: compiler, emulator and QEMU from packages'
 	@echo
+	@echo 'scripts/series/, the series itself:'
 	@echo 'make edit       build/edit/linux: the series as commits, to work on'
 	@echo 'make fold       bring these commits back into patches/ and the overlay files'
 	@echo 'make series     out/6.12: the series as it is mailed; PARTS=kernel leaves the selftests out; out/6.12-lab: what is not mailed'
-	@echo 'make diff       the series as one diff; of some files: scripts/series-diff PATH...'
+	@echo 'make diff       the series as one diff; of some files: scripts/series/diff PATH...'
 	@echo 'make repin      take the series over to the newest source that apt offers'
 	@echo
 	@echo 'make clean      remove build/ and out/'
@@ -39,21 +41,21 @@ help:
 	@echo 'BASE_VERSION=6.12.y chooses among the sources that apt offers; the default is the newest.'
 
 root:
-	@scripts/root
+	@scripts/build/root
 kernel:
-	@scripts/kernel-build patched
+	@scripts/build/kernel patched
 base:
-	@scripts/kernel-build base
+	@scripts/build/kernel base
 mainline repaired:
-	@scripts/kernel-build $@
+	@scripts/build/kernel $@
 selftests:
-	@scripts/selftests-build
+	@scripts/build/selftests
 deb:
-	@scripts/deb
+	@scripts/build/deb
 series:
-	@scripts/series-export
+	@scripts/series/export
 diff edit fold repin:
-	@scripts/series-$@
+	@scripts/series/$@
 run:
 	@scripts/demo
 bench:
@@ -77,4 +79,4 @@ fuzz-compare:
 check-versions:
 	@scripts/check-versions
 clean:
-	@scripts/clean
+	@scripts/build/clean

@@ -3,7 +3,11 @@
 # What all scripts here share; a bash script sources it.
 
 top=$(cd "${BASH_SOURCE[0]%/*}/.." && pwd -P)
-me=${0##*/}
+# The name of the running script, with the folder if that is scripts/series or scripts/build. It is
+# part of what repeats a failure: it must not depend on where the caller is.
+me=$(cd "${BASH_SOURCE[-1]%/*}" && pwd -P)/${0##*/}
+me=${me#"$top"/scripts/}
+[[ $me == @(build|series)/* ]] || me=${me##*/}
 # The series: patches/$series, and the kernels below build/$series
 # shellcheck disable=SC2034 # for the script that sources this
 series=${SERIES:-6.12}
@@ -53,7 +57,7 @@ made() { printf '%s\n' "$2" >"$1"; }
 
 # For scripts that source series.sh. need_series: applies the series, and does what need_base does.
 # own_kernel NAME: puts the series into $dir/linux, for kernel_make, and sets $log and $again.
-need_series() { "$top/scripts/series-apply" >&2 && need_base; }
+need_series() { "$top/scripts/series/apply" >&2 && need_base; }
 # shellcheck disable=SC2034 # for the script that sources this
 own_kernel() {
 	need_series

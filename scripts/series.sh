@@ -5,7 +5,7 @@
 
 # shellcheck source=scripts/lib.sh
 . "${BASH_SOURCE[0]%/*}/lib.sh"
-# The kernels of kernel-build. Each finds most of what it compiles in the cache, but for the first of
+# The kernels of build/kernel. Each finds most of what it compiles in the cache, but for the first of
 # each series.
 # shellcheck disable=SC2034 # for the script that sources this
 kernel_names=(patched base no-nested debug rt mainline repaired)
@@ -42,7 +42,7 @@ base_of() { say "refs/heads/base-${1//\~/-}"; }
 # build/linux.git.
 # shellcheck disable=SC2034 # for the script that sources this
 need_base() {
-	version=$("$top/scripts/kernel-source")
+	version=$("$top/scripts/build/source")
 	base=$(base_of "$version")
 	tip=${base/base-/series-}
 }
@@ -176,7 +176,7 @@ series_commit() {
 		lgit apply --cached --whitespace=nowarn "$tmp/diff" 2>"$tmp/err" || {
 			warn "$where does not apply:"
 			cat "$tmp/err" >&2
-			die "again: ${again:-scripts/series-apply}"
+			die "again: ${again:-scripts/series/apply}"
 		}
 	elif [ $# = 0 ]; then
 		die "$where: neither a diff nor an Overlay: line"
@@ -311,7 +311,7 @@ tick() {
 	done
 }
 
-kernel_cc=$top/scripts/kernel-cc
+kernel_cc=$top/scripts/build/cc
 # kernel_make DIRECTORY ARGUMENT...: runs make for DIRECTORY/linux with objects in DIRECTORY/obj.
 # Neither git's state nor the time of day gets into the result, or ccache would find nothing. ccache
 # goes by dependencies: to preprocess what it doesn't know takes a fifth of a build's time, and
