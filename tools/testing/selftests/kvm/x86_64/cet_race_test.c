@@ -12,8 +12,7 @@
 #include <sched.h>
 
 #include "kvm_test_harness.h"
-#include "cet.h"
-#include "vmx.h"
+#include "cet_nested.h"
 #include "cet_race_mod/cet_race.h"
 
 /*
@@ -60,6 +59,8 @@ struct path {
 	int exit_reason;
 	/* The vCPU has SHSTK, and not only IBT. */
 	bool shstk;
+	/* If the way is long, only this many boundaries, instead of max_walk */
+	int max_walk;
 };
 
 FIXTURE_VARIANT(race)
@@ -130,6 +131,63 @@ static void wrmsr_intercepted(struct kvm_vcpu *vcpu, uint32_t msr,
 	call_guest(vcpu, guest_wrmsr, msr, val);
 }
 
+/* An MSR list of L1's, of any kind: its address and its length */
+static struct msr_list {
+	struct {
+		uint32_t index;
+		uint32_t reserved;
+		uint64_t val;
+	} entry;
+	uint64_t addr_field;
+	uint64_t count_field;
+} msr_list __aligned(64);
+
+static void use_msr_list(void)
+{
+	vmwrite(msr_list.addr_field, cet_nested.prepare_arg);
+	vmwrite(msr_list.count_field, 1);
+}
+
+/* L1 enters L2, which exits at once.  The way there or back has the access. */
+static void run_l2(struct kvm_vcpu *vcpu, uint64_t addr_field,
+		   uint64_t count_field, uint32_t msr, uint64_t *val)
+{
+	struct msr_list *list = addr_gva2hva(vcpu->vm, (vm_vaddr_t)&msr_list);
+	struct cet_nested *n = addr_gva2hva(vcpu->vm, (vm_vaddr_t)&cet_nested);
+
+	if (!n->prepare) {
+		n = vcpu_init_cet_nested(vcpu);
+		n->prepare = use_msr_list;
+		n->prepare_arg = addr_gva2gpa(vcpu->vm, (vm_vaddr_t)&msr_list);
+		list->addr_field = addr_field;
+		list->count_field = count_field;
+	}
+
+	list->entry.index = msr;
+	list->entry.val = *val;
+	cet_run_nested(vcpu);
+	TEST_ASSERT(n->reason == EXIT_REASON_VMCALL,
+		    "L2 did not run: error %lu, reason 0x%lx", n->error, n->reason);
+	*val = list->entry.val;
+	n->resume = true;
+}
+
+static void vmentry_load(struct kvm_vcpu *vcpu, uint32_t msr, uint64_t *val)
+{
+	run_l2(vcpu, VM_ENTRY_MSR_LOAD_ADDR, VM_ENTRY_MSR_LOAD_COUNT, msr, val);
+}
+
+static void vmexit_store(struct kvm_vcpu *vcpu, uint32_t msr, uint64_t *val)
+{
+	*val = ~*val;
+	run_l2(vcpu, VM_EXIT_MSR_STORE_ADDR, VM_EXIT_MSR_STORE_COUNT, msr, val);
+}
+
+static void vmexit_load(struct kvm_vcpu *vcpu, uint32_t msr, uint64_t *val)
+{
+	run_l2(vcpu, VM_EXIT_MSR_LOAD_ADDR, VM_EXIT_MSR_LOAD_COUNT, msr, val);
+}
+
 FIXTURE_VARIANT_ADD(race, get_msrs) {
 	.path = {
 		.access = get_msrs,
@@ -188,6 +246,35 @@ FIXTURE_VARIANT_ADD(race, wrmsr_intercepted) {
 		.access = wrmsr_intercepted,
 		.write = true,
 		.exit_reason = EXIT_REASON_MSR_WRITE,
+	},
+};
+
+FIXTURE_VARIANT_ADD(race, vmentry_load) {
+	.path = {
+		.access = vmentry_load,
+		.write = true,
+		.exit_reason = EXIT_REASON_VMRESUME,
+		.shstk = true,
+		.max_walk = 500,
+	},
+};
+
+FIXTURE_VARIANT_ADD(race, vmexit_store) {
+	.path = {
+		.access = vmexit_store,
+		.exit_reason = EXIT_REASON_VMCALL,
+		.shstk = true,
+		.max_walk = 500,
+	},
+};
+
+FIXTURE_VARIANT_ADD(race, vmexit_load) {
+	.path = {
+		.access = vmexit_load,
+		.write = true,
+		.exit_reason = EXIT_REASON_VMCALL,
+		.shstk = true,
+		.max_walk = 500,
 	},
 };
 
@@ -327,9 +414,9 @@ static bool came_there(const struct cet_race_result *res, bool held_off)
 	       res->arrived_there == res->irqs_on && res->done_before == !held_off;
 }
 
-static bool is_near(int boundary, int other)
+static bool is_near(int boundary, int other, int most)
 {
-	return abs(boundary - other) <= max_walk / 20;
+	return abs(boundary - other) <= most / 20;
 }
 
 /* Interrupt at each boundary from @from on. */
@@ -339,17 +426,19 @@ static void walk(struct race *race, const struct path *path, int i,
 {
 	int last = learnt->nr_boundaries - 1;
 	struct cet_race_result res;
+	const int most = path->max_walk ? min(path->max_walk, max_walk) :
+					  max_walk;
 	bool held_off, seen_access = false;
 	uint64_t val, unsafe = 0;
 	int stride, tries;
 
-	stride = learnt->nr_boundaries / max_walk + 1;
+	stride = learnt->nr_boundaries / most + 1;
 	race->stride = max(race->stride, stride);
 
 	for (arm->boundary = from; arm->boundary <= last; arm->boundary++) {
 		if (arm->boundary % stride &&
-		    !is_near(arm->boundary, learnt->irqs_off) &&
-		    !is_near(arm->boundary, learnt->access))
+		    !is_near(arm->boundary, learnt->irqs_off, most) &&
+		    !is_near(arm->boundary, learnt->access, most))
 			continue;
 
 		/* Without IRQs until the access, it does no harm. */
@@ -476,8 +565,8 @@ static void walk_all(struct race *race, const struct path *path,
 		printf("# not again on the way that another MSR took: %d\n",
 		       race->nr_same);
 	if (race->stride > 1)
-		printf("# of more than %d, every %d-th, and those near to the end\n",
-		       max_walk, race->stride);
+		printf("# every %d-th of them, and those near to the end\n",
+		       race->stride);
 	TEST_ASSERT(race->nr_irqs_on && race->nr_held_off,
 		    "Not a boundary where IRQs are on, or off for the access");
 }
