@@ -29,7 +29,7 @@ void vmx_cet_set_constant_host_state(void);
 /* Put the guest-state fields of the current VMCS into their reset state. */
 void vmx_cet_reset_guest_state(void);
 
-/* SSP of the current VMCS, for vCPUs with shadow stacks. */
+/* SSP of the current VMCS, see get_ssp() and set_ssp() of kvm_x86_ops. */
 u64 vmx_get_ssp(struct kvm_vcpu *vcpu);
 void vmx_set_ssp(struct kvm_vcpu *vcpu, u64 ssp);
 
