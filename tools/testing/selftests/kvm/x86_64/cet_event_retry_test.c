@@ -22,7 +22,19 @@
 #define DIR1_GVA	0x60000000ull
 #define DIR2_GVA	0x70000000ull
 
-/* More than KVM retries one event */
+/*
+ * Page directories for GiB 4 and up of L2's memory, and a page of each such
+ * GiB, in virtual memory.  L2's EPT maps the page table there already.
+ */
+#define NR_DIRS		20
+#define DIRS_GPA	0x30000000ull
+#define DIRS_SLOT	13
+#define DIRS_GVA	(DIR1_GVA + 0x40000)
+#define L2_GPA(i)	((uint64_t)((i) + 4) << 30)
+#define L2_GVA		(DIR1_GVA + 0x80000)
+
+#define INT_VECTOR	0x41
+
 #define NR_PUSHES	12
 
 #define EPT_RWX		0x7
@@ -42,6 +54,11 @@ static __attribute__((naked)) void handle_nmi(void)
 static __attribute__((naked)) void handle_ud(void)
 {
 	asm("vmcall");
+}
+
+static __attribute__((naked)) void handle_int(void)
+{
+	asm("iretq");
 }
 
 static void l2_read(void)
@@ -87,6 +104,36 @@ static void guest_push(struct cet_call *call)
 		out_and_push(DIR2_GVA + PAGE_SIZE / 2);
 	}
 	call->ret = nmis;
+}
+
+static void l2_read_all(void)
+{
+	int i;
+
+	for (i = 0; i < NR_DIRS; i++)
+		READ_ONCE(*(uint64_t *)(L2_GVA + i * PAGE_SIZE));
+	vmcall();
+}
+
+static noinline void int_on(uint64_t rsp)
+{
+	asm volatile("mov %%rsp, %%rbx\n\t"
+		     "mov %0, %%rsp\n\t"
+		     "int %1\n\t"
+		     "mov %%rbx, %%rsp"
+		     : : "r"(rsp), "i"(INT_VECTOR) : "rbx", "memory");
+}
+
+/* One event comes after the other, and nothing else exits in between. */
+static void guest_int(struct cet_call *call)
+{
+	int i;
+
+	GUEST_ASSERT(prepare_for_vmx_operation(vmx));
+	run_l2(l2_read_all);
+	for (i = 0; i < NR_DIRS; i++)
+		int_on(DIRS_GVA + i * PAGE_SIZE + PAGE_SIZE / 2);
+	call->ret = i;
 }
 
 static void guest_ud(struct cet_call *call)
@@ -138,6 +185,7 @@ FIXTURE_SETUP(retry)
 	map_dir(vm, DIR1_GPA, DIR2_GPA);
 	map_dir(vm, DIR2_GPA, DIR1_GPA);
 
+	vm_set_raw_handler(vm, INT_VECTOR, handle_int);
 	vm_set_raw_handler(vm, NMI_VECTOR, handle_nmi);
 	vm_set_raw_handler(vm, UD_VECTOR, handle_ud);
 }
@@ -168,6 +216,29 @@ TEST_F(retry, event_after_instruction)
 	}
 	vcpu_run(vcpu);
 	TEST_ASSERT_EQ(cet_finish(vcpu)->ret, NR_PUSHES - 1);
+}
+
+/* Each event is another one, however many KVM retries in a row. */
+TEST_F(retry, events_in_a_row)
+{
+	struct kvm_vm *vm = self->vcpu->vm;
+	uint64_t gpa, *dir;
+	int i;
+
+	vm_userspace_mem_region_add(vm, VM_MEM_SRC_ANONYMOUS, DIRS_GPA,
+				    DIRS_SLOT, NR_DIRS, 0);
+	virt_map(vm, DIRS_GVA, DIRS_GPA, NR_DIRS);
+	for (i = 0; i < NR_DIRS; i++) {
+		gpa = DIRS_GPA + i * PAGE_SIZE;
+		virt_map(vm, L2_GVA + i * PAGE_SIZE, L2_GPA(i), 1);
+		self->pdpt[L2_GPA(i) >> 30] = gpa | EPT_RWX;
+		dir = addr_gpa2hva(vm, gpa);
+		dir[0] = EPT_RWX | EPT_WB | EPT_2M;
+	}
+
+	cet_prepare(self->vcpu, guest_int, 0, 0);
+	vcpu_run(self->vcpu);
+	TEST_ASSERT_EQ(cet_finish(self->vcpu)->ret, NR_DIRS);
 }
 
 static void on_alarm(int signal)
