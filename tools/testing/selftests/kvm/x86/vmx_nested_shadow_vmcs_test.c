@@ -13,8 +13,12 @@
 #define SMRAM_GPA		0x1000000
 #define SHADOW_VAL		0xc0ffee
 
-/* Offset in struct vmcs12, which is ABI. */
+/* Offsets in struct vmcs12, which are ABI. */
 #define VMCS12_GUEST_CR3	432
+#define VMCS12_ENTRY_INTR_INFO	788
+
+/* A valid event of a reserved type, for which VM-Entry would fail */
+#define BAD_EVENT		(BIT(31) | BIT(8))
 
 static u8 smi_handler[] = {
 	0xe4, SYNC_PORT,	/* IN $SYNC_PORT, %al */
@@ -40,8 +44,11 @@ static void l1_guest_code(struct vmx_pages *vmx)
 	GUEST_ASSERT(!vmptrld(vmx->shadow_vmcs_gpa));
 	vmwrite(GUEST_RIP, SHADOW_VAL);
 	GUEST_ASSERT(!vmptrld(vmx->vmcs_gpa));
+	vmwrite(CR4_GUEST_HOST_MASK, -1ull);
 	GUEST_ASSERT(!vmlaunch());
 	GUEST_ASSERT_EQ(vmreadz(VM_EXIT_REASON), EXIT_REASON_VMCALL);
+	GUEST_SYNC(0);
+	set_cr4(get_cr4() | X86_CR4_DE);
 	GUEST_DONE();
 }
 
@@ -54,7 +61,8 @@ static void run_to_sync(struct kvm_vcpu *vcpu)
 
 int main(int argc, char *argv[])
 {
-	struct kvm_x86_state *state, *l2_state;
+	struct kvm_x86_state *state, *l1_state, *l2_state;
+	struct kvm_sregs sregs;
 	struct kvm_vcpu *vcpu;
 	struct kvm_vm *vm;
 	gva_t vmx_gva;
@@ -83,11 +91,19 @@ int main(int argc, char *argv[])
 	for (p = (u8 *)&state->nested + state->nested.size; p < end; p++)
 		TEST_ASSERT(!*p, "KVM wrote behind the nested state");
 
-	/* RSM returns to L2, which finds its shadow VMCS. */
+	/*
+	 * RSM returns to L2, which finds its shadow VMCS.  An event of L1's was
+	 * injected before.
+	 */
+	*(u32 *)&state->nested.data.vmx->vmcs12[VMCS12_ENTRY_INTR_INFO] = BAD_EVENT;
 	vcpu_nested_state_set(vcpu, &state->nested);
 	free(state);
 	vcpu_run(vcpu);
-	TEST_ASSERT_EQ(get_ucall(vcpu, NULL), UCALL_DONE);
+	TEST_ASSERT_EQ(get_ucall(vcpu, NULL), UCALL_SYNC);
+	l1_state = vcpu_save_state(vcpu);
+
+	*(u32 *)&l2_state->nested.data.vmx->vmcs12[VMCS12_ENTRY_INTR_INFO] = BAD_EVENT;
+	vcpu_nested_state_set(vcpu, &l2_state->nested);
 
 	/* A failure is an error, not a positive number. */
 	*(u64 *)&l2_state->nested.data.vmx->vmcs12[VMCS12_GUEST_CR3] |= BIT_ULL(62);
@@ -95,6 +111,14 @@ int main(int argc, char *argv[])
 	TEST_ASSERT(r == -1 && errno == EINVAL,
 		    "KVM_SET_NESTED_STATE returned %d, errno %d", r, errno);
 	kvm_x86_state_cleanup(l2_state);
+
+	/* L1 still owns CR4.DE, which L2 doesn't. */
+	vcpu_load_state(vcpu, l1_state);
+	kvm_x86_state_cleanup(l1_state);
+	vcpu_run(vcpu);
+	TEST_ASSERT_EQ(get_ucall(vcpu, NULL), UCALL_DONE);
+	vcpu_sregs_get(vcpu, &sregs);
+	TEST_ASSERT(sregs.cr4 & X86_CR4_DE, "CR4 is 0x%llx, without DE", sregs.cr4);
 
 	kvm_vm_free(vm);
 	return 0;
