@@ -61,8 +61,9 @@ static void run_to_sync(struct kvm_vcpu *vcpu)
 
 int main(int argc, char *argv[])
 {
-	struct kvm_x86_state *state, *l1_state, *l2_state;
+	struct kvm_x86_state *state, *l2_state;
 	struct kvm_sregs sregs;
+	struct kvm_regs regs;
 	struct kvm_vcpu *vcpu;
 	struct kvm_vm *vm;
 	gva_t vmx_gva;
@@ -100,7 +101,9 @@ int main(int argc, char *argv[])
 	free(state);
 	vcpu_run(vcpu);
 	TEST_ASSERT_EQ(get_ucall(vcpu, NULL), UCALL_SYNC);
-	l1_state = vcpu_save_state(vcpu);
+	vcpu_run_complete_io(vcpu);
+	vcpu_sregs_get(vcpu, &sregs);
+	vcpu_regs_get(vcpu, &regs);
 
 	*(u32 *)&l2_state->nested.data.vmx->vmcs12[VMCS12_ENTRY_INTR_INFO] = BAD_EVENT;
 	vcpu_nested_state_set(vcpu, &l2_state->nested);
@@ -113,8 +116,8 @@ int main(int argc, char *argv[])
 	kvm_x86_state_cleanup(l2_state);
 
 	/* L1 still owns CR4.DE, which L2 doesn't. */
-	vcpu_load_state(vcpu, l1_state);
-	kvm_x86_state_cleanup(l1_state);
+	vcpu_sregs_set(vcpu, &sregs);
+	vcpu_regs_set(vcpu, &regs);
 	vcpu_run(vcpu);
 	TEST_ASSERT_EQ(get_ucall(vcpu, NULL), UCALL_DONE);
 	vcpu_sregs_get(vcpu, &sregs);
