@@ -38,7 +38,10 @@ static const uint8_t l2[] = {
 	0x0f, 0x01, 0xc1,			/* vmcall */
 };
 
-/* L1: the VMCS for L1 and L2 in 32-bit mode, with the fields of cet_nested. */
+/*
+ * L1: the VMCS for L1 and L2 in 32-bit mode, with the fields of cet_nested and
+ * the VM-entry control in the first argument.
+ */
 static void guest_prepare(struct cet_call *call)
 {
 	static bool in_vmx_operation;
@@ -64,7 +67,8 @@ static void guest_prepare(struct cet_call *call)
 	vmwrite(HOST_RSP, BASE + PAGE_SIZE);
 
 	vmwrite(VM_ENTRY_CONTROLS,
-		vmreadz(VM_ENTRY_CONTROLS) & ~VM_ENTRY_IA32E_MODE);
+		(vmreadz(VM_ENTRY_CONTROLS) & ~VM_ENTRY_IA32E_MODE) |
+		call->arg[0]);
 	vmwrite(GUEST_CR3, PAGE_DIR);
 	vmwrite(GUEST_CR4, CR4_32BIT);
 	vmwrite(GUEST_RIP, L2);
@@ -205,6 +209,19 @@ TEST_F(host32, ssp)
 			refuse(self->vcpu, &self->n->host.ssp, BIT_ULL(nr));
 	}
 	refuse(self->vcpu, &self->n->host.ssp, ~3ull);
+}
+
+/* L2 may go to long mode later, but VM entry doesn't put it there. */
+TEST_F(host32, l2_in_long_mode)
+{
+	uint16_t port;
+	uint8_t al;
+
+	TEST_ASSERT(!cet_call(self->vcpu, guest_prepare, VM_ENTRY_IA32E_MODE,
+			      0)->vector, "VMWRITE refused a field");
+	al = launch_in_32bit_mode(self->vcpu, &port);
+	TEST_ASSERT(port == FAILED_PORT && al == INVALID_HOST_STATE_FIELD,
+		    "%s %u", port == FAILED_PORT ? "error" : "exit reason", al);
 }
 
 /* The SDM has no 32-bit rule for this one. */

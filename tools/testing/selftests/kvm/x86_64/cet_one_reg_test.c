@@ -256,6 +256,28 @@ KVM_ONE_VCPU_TEST(one_reg, bad_pointers, NULL)
 	TEST_ASSERT_EQ(access_reg(vcpu, KVM_SET_ONE_REG, SSP_ID, NULL), EINVAL);
 }
 
+/* A list that user space can't read, and one that it can't write to */
+KVM_ONE_VCPU_TEST(one_reg, list_bad_pointers, NULL)
+{
+	const size_t size = getpagesize();
+	struct kvm_reg_list *list;
+	void *page;
+
+	page = mmap(NULL, 2 * size, PROT_READ | PROT_WRITE,
+		    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	TEST_ASSERT(page != MAP_FAILED, "mmap failed, errno %d", errno);
+	TEST_ASSERT(!munmap(page + size, size), "munmap failed");
+	list = page + size - sizeof(*list);
+
+	vcpu_init_cet(vcpu, true, true);
+	TEST_ASSERT(ioctl(vcpu->fd, KVM_GET_REG_LIST, NULL) && errno == EFAULT,
+		    "KVM_GET_REG_LIST of NULL: errno %d", errno);
+	list->n = 1;
+	TEST_ASSERT(ioctl(vcpu->fd, KVM_GET_REG_LIST, list) && errno == EFAULT,
+		    "KVM_GET_REG_LIST without room: errno %d", errno);
+	munmap(page, size);
+}
+
 KVM_ONE_VCPU_TEST(one_reg, list, NULL)
 {
 	struct {
