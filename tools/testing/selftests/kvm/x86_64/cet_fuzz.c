@@ -57,6 +57,9 @@ static struct {
 
 static int kmsg = -1;
 
+static bool disturbs_host;
+uint64_t fuzz_nr_disturbed;
+
 /* A step is wanted if one of its parts is. */
 static bool is_wanted(const struct fuzz_units *units, int step, int part)
 {
@@ -232,7 +235,8 @@ void fuzz_fail(const char *fmt, ...)
 	}
 	printf("not ok: operation %lu of the round with seed %lu: %s\n",
 	       fuzz_round.nr_ops, fuzz_round.units->seed, text);
-	printf("Again: %s -s %lu -n %lu\n", program_invocation_short_name,
+	printf("Again: %s %s-s %lu -n %lu\n", program_invocation_short_name,
+	       disturbs_host ? "-d " : "",
 	       fuzz_round.units->seed, fuzz_round.nr_ops);
 	exit(1);
 }
@@ -344,11 +348,14 @@ static void *disturb(void *arg)
 		.it_interval.tv_nsec = DISTURB_NS,
 	};
 	int fd = timerfd_create(CLOCK_MONOTONIC, 0);
-	uint64_t ticks;
+	uint64_t ticks, tick;
 
 	TEST_ASSERT(fd >= 0 && !timerfd_settime(fd, 0, &spec, NULL), "No timer");
-	while (read(fd, &ticks, sizeof(ticks)) == sizeof(ticks))
+	for (tick = 1; read(fd, &ticks, sizeof(ticks)) == sizeof(ticks); tick++) {
 		asm volatile("movq %0, %%xmm15" : : "r"(ticks) : "xmm15");
+		if (disturbs_host)
+			fuzz_disturb(tick);
+	}
 	return NULL;
 }
 
@@ -368,6 +375,9 @@ static void __noreturn fuzz(uint64_t seed, uint64_t nr)
 	}
 	for (i = 0; counts[i].what; i++)
 		printf("# %8lu  %s\n", counts[i].nr, counts[i].what);
+	if (disturbs_host)
+		printf("# %8lu  times the host was suspended, or lost or got a CPU\n",
+		       fuzz_nr_disturbed);
 	/* An emulated TSC may count instructions. */
 	if (done)
 		printf("# %lu ticks of the TSC each\n", (rdtsc() - begin) / done);
@@ -383,13 +393,16 @@ int main(int argc, char *argv[])
 	pthread_t thread;
 	int opt;
 
-	while ((opt = getopt(argc, argv, "s:n:cu:xo:v")) != -1) {
+	while ((opt = getopt(argc, argv, "s:n:dcu:xo:v")) != -1) {
 		switch (opt) {
 		case 's':
 			seed = strtoull(optarg, NULL, 0);
 			break;
 		case 'n':
 			nr = strtoull(optarg, NULL, 0);
+			break;
+		case 'd':
+			disturbs_host = true;
 			break;
 		case 'c':
 			fuzz_compare = true;
@@ -408,7 +421,7 @@ int main(int argc, char *argv[])
 				break;
 			fallthrough;
 		default:
-			printf("Usage: %s [-s SEED] [-n OPERATIONS]\n", argv[0]);
+			printf("Usage: %s [-d] [-s SEED] [-n OPERATIONS]\n", argv[0]);
 			printf("       %s -c [-u NAME] [-xv] [-s SEED -n OPERATIONS | -o FILE]\n",
 			       argv[0]);
 			exit(2);
@@ -417,7 +430,8 @@ int main(int argc, char *argv[])
 
 	cet_require();
 	setbuf(stdout, NULL);
-	printf("%s -s %lu -n %lu\n", program_invocation_short_name, seed, nr);
+	printf("%s %s-s %lu -n %lu\n", program_invocation_short_name,
+	       disturbs_host ? "-d " : "", seed, nr);
 
 	if (!fuzz_hidden)
 		probe_endbr();

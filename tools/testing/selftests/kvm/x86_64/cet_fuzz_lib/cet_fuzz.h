@@ -103,6 +103,12 @@ bool model_set_msr(struct model *m, uint32_t msr, uint64_t val, bool host);
 bool model_get_msr(const struct model *m, uint32_t msr, bool host, uint64_t *val);
 
 /*
+ * What the MSR filter takes from guests: bits for reading and for writing, in
+ * the order of cet_msrs[], with IA32_XSS after them.
+ */
+extern uint32_t model_filter[2];
+
+/*
  * Does mainline take another decision than the series, when user space or a
  * guest writes an MSR?
  */
@@ -349,6 +355,14 @@ void fuzz_ioctl(struct fuzz_vcpu *v);
 void fuzz_run(struct fuzz_vcpu *v);
 /* An ioctl that L2 doesn't notice, or doesn't depend on */
 void fuzz_ioctl_in_l2(struct fuzz_vcpu *v);
+/*
+ * host.c: what surrounds the vCPU's state.  Every now and then, disturb() has
+ * the host suspend, or lose and get a CPU, if it can.
+ */
+void fuzz_host(struct fuzz_vcpu *v);
+void fuzz_host_in_l2(struct fuzz_vcpu *v);
+void fuzz_disturb(uint64_t tick);
+extern uint64_t fuzz_nr_disturbed;
 /* Can the guest run with its state?  Repairs the state if user space can. */
 bool fuzz_can_run(struct fuzz_vcpu *v);
 /*

@@ -609,7 +609,8 @@ static void op_move(struct fuzz_vcpu *v)
 	static struct snapshot old, new;
 	struct kvm_x86_state *state;
 	struct kvm_vcpu *vcpu;
-	bool late = fuzz_below(2);
+	bool late = fuzz_below(2), loads;
+	uint64_t ssp = v->model.ssp;
 	int id;
 
 	if (!can_restore(&v->model))
@@ -631,9 +632,13 @@ static void op_move(struct fuzz_vcpu *v)
 	vcpu_load_state(vcpu, state);
 	if (v->model.shstk && late)
 		vcpu_set_reg(vcpu, SSP_ID, old.ssp);
+	loads = (state->nested.flags & KVM_STATE_NESTED_RUN_PENDING) &&
+		v->box->nested.entry_loads;
 	kvm_x86_state_cleanup(state);
 
 	model_move(&v->model);
+	if (loads)
+		v->model.ssp = ssp;
 	fuzz_check(v);
 	fuzz_take_snapshot(v, &new);
 	fuzz_check_crs(v, new.sregs.cr0, new.sregs.cr4);
@@ -672,7 +677,7 @@ void fuzz_ioctl(struct fuzz_vcpu *v)
 		op_set_msr_list, op_get_msr, fuzz_set_one_reg, fuzz_set_one_reg,
 		op_get_one_reg, op_set_sregs, op_set_sregs, op_set_events,
 		op_set_xsave, fuzz_set_cpuid, op_restore, op_native,
-		op_set_vmx_ctl, op_move,
+		op_set_vmx_ctl, op_move, fuzz_host, fuzz_host,
 	};
 
 	fuzz_pick(ops)(v);
@@ -683,6 +688,7 @@ void fuzz_ioctl_in_l2(struct fuzz_vcpu *v)
 	static void (*const ops[])(struct fuzz_vcpu *v) = {
 		op_set_msr, op_set_msr, op_set_msr_list, fuzz_set_one_reg,
 		fuzz_set_one_reg, fuzz_set_cpuid, op_set_vmx_ctl, op_move,
+		fuzz_host_in_l2, fuzz_host_in_l2,
 	};
 
 	fuzz_pick(ops)(v);

@@ -84,6 +84,15 @@ static uint64_t xss_of_cpuid(uint32_t cpuid)
 	       (cpuid & CPUID_XSS_12 ? XFEATURE_MASK_CET_KERNEL : 0);
 }
 
+uint32_t model_filter[2];
+
+static bool is_filtered(uint32_t msr, bool write)
+{
+	int i = msr == MSR_IA32_XSS ? CET_NR_MSRS : msr_position(msr);
+
+	return i >= 0 && (model_filter[write] & BIT(i));
+}
+
 static bool has_msr(const struct model *m, int i)
 {
 	switch (i) {
@@ -100,6 +109,9 @@ static bool has_msr(const struct model *m, int i)
 bool model_set_msr(struct model *m, uint32_t msr, uint64_t val, bool host)
 {
 	int i = msr_position(msr);
+
+	if (!host && is_filtered(msr, true))
+		return false;
 
 	if (msr == MSR_IA32_XSS) {
 		if (!m->xsaves && (!host || val))
@@ -144,6 +156,9 @@ bool model_set_msr(struct model *m, uint32_t msr, uint64_t val, bool host)
 bool model_get_msr(const struct model *m, uint32_t msr, bool host, uint64_t *val)
 {
 	int i = msr_position(msr);
+
+	if (!host && is_filtered(msr, false))
+		return false;
 
 	if (msr == MSR_IA32_XSS) {
 		*val = m->xss;

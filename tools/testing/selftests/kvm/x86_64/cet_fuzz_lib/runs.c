@@ -21,6 +21,7 @@ void fuzz_init_vm(struct kvm_vm *vm)
 {
 	void *smram;
 
+	memset(model_filter, 0, sizeof(model_filter));
 	vm_init_cet(vm);
 	vm_set_raw_handler(vm, NMI_VECTOR, fuzz_nmi_handler);
 	vm_set_raw_handler(vm, FUZZ_INT_VECTOR, fuzz_int_handler);
@@ -98,7 +99,7 @@ static void expect_out(struct fuzz_vcpu *v, uint16_t port)
 
 static void enter(struct fuzz_vcpu *v)
 {
-	int r = __vcpu_run(v->vcpu);
+	int r = _vcpu_run(v->vcpu);
 
 	fuzz_see_ioctl("KVM_RUN", r);
 	fuzz_see("exit reason", v->vcpu->run->exit_reason);
