@@ -14,7 +14,7 @@ help:
 	@echo 'make check-hardware  the selftests on this computer, for those who have CET and run a kernel with the series'
 	@echo 'make mutants    each rule broken on purpose, which the tests must notice (hours); some: scripts/mutants NAME...'
 	@echo 'make mutants-all the lines of the series changed mechanically, one at a time (a night); some: scripts/mutants --lines NAME...'
-	@echo 'make fuzz       random operations on CET of guests; OPERATIONS=n SEED=n KERNEL=patched|debug'
+	@echo 'make fuzz       random operations on CET of guests; OPERATIONS=n SEED=n KERNEL=patched|kasan|debug'
 	@echo 'make fuzz-compare  the same operations on mainline, which differs as known; OPERATIONS=n SEED=n'
 	@echo 'make compare    the selftests on mainline, whose differences are known: tools/testing/bochs/mainline.expected'
 	@echo 'make check-versions  on which of the sources that apt offers the series applies, builds and passes its tests'

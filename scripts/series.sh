@@ -8,7 +8,7 @@
 # The kernels of build/kernel. Each finds most of what it compiles in the cache, but for the first of
 # each series.
 # shellcheck disable=SC2034 # for the script that sources this
-kernel_names=(patched base no-nested debug rt coverage mainline repaired)
+kernel_names=(patched base no-nested debug kasan rt coverage mainline repaired)
 # kernel_dir NAME: where it is built
 kernel_dir() {
 	case $1 in
