@@ -229,7 +229,7 @@ FIXTURE_SETUP(soak)
 	struct msr_list list;
 	int i, j;
 
-	nr_cpus = sysconf(_SC_NPROCESSORS_ONLN);
+	nr_cpus = sysconf(_SC_NPROCESSORS_CONF);
 	self->fd = open(CET_RACE_DEVICE, O_RDWR);
 
 	for (i = 0; i < NR_VMS; i++) {
